@@ -1,0 +1,49 @@
+"""Errors that a user can act on: where, what was found, what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snnir.source import Source, Span
+
+
+class SnnirError(Exception):
+    """The user's input is wrong; commands print the message and exit with 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding in a source text; `hint` is an optional "did you mean"."""
+
+    message: str
+    span: Span | None = None
+    hint: str = ""
+
+    def render(self, source: Source) -> str:
+        """`file:line:column: message`, the line, carets under the span, the hint."""
+        head = f"{source.locate(self.span)}: {self.message}"
+        hint = f" {self.hint}" if self.hint else ""
+        if self.span is None:
+            return head + hint
+        return f"{head}\n{source.excerpt(self.span)}{hint}"
+
+
+class GenotypeError(SnnirError):
+    """Everything found wrong in one genotype, in source order."""
+
+    def __init__(self, source: Source, diagnostics: Iterable[Diagnostic]):
+        self.source = source
+        self.diagnostics: Sequence[Diagnostic] = sorted(
+            dict.fromkeys(diagnostics), key=lambda d: (d.span is None, d.span)
+        )
+        super().__init__("\n".join(d.render(source) for d in self.diagnostics))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known word, or an empty string."""
+    close = get_close_matches(word, list(known), n=1)
+    return f"did you mean '{close[0]}'?" if close else ""

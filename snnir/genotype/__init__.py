@@ -1,0 +1,7 @@
+"""The genotype language: text, typed tree, printer and formatter."""
+
+from snnir.genotype.ast import Genotype
+from snnir.genotype.parser import parse
+from snnir.genotype.printer import format_source, print_genotype
+
+__all__ = ["Genotype", "format_source", "parse", "print_genotype"]
