@@ -1,0 +1,37 @@
+"""Graph rewrites, one file each, and the pipelines they form."""
+
+from typing import Final
+
+from snnir.passes.apply_annotations import APPLY_ANNOTATIONS
+from snnir.passes.base import Pass, PassResult, run_passes
+from snnir.passes.drop_auxiliary_heads import DROP_AUXILIARY_HEADS
+from snnir.passes.drop_dead_nodes import DROP_DEAD_NODES
+from snnir.passes.drop_identities import DROP_IDENTITIES
+from snnir.passes.fold_batch_norm import FOLD_BATCH_NORM
+from snnir.passes.hoist_static import HOIST_STATIC
+from snnir.passes.infer_types import INFER_DOMAINS, INFER_SHAPES
+from snnir.passes.merge_duplicates import MERGE_DUPLICATES
+from snnir.passes.merge_same_sum import MERGE_SAME_SUM
+from snnir.passes.merge_shared_input import MERGE_SHARED_INPUT
+
+ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
+"""What every graph needs: types on the edges, annotations in the neurons."""
+
+SIMPLIFICATION: Final = (DROP_IDENTITIES, MERGE_DUPLICATES, DROP_DEAD_NODES)
+"""What the naive builder leaves behind."""
+
+TRAINING: Final = (*ANALYSIS, *SIMPLIFICATION, MERGE_SHARED_INPUT, HOIST_STATIC)
+"""To a graph that trains: the same function of the same parameters, computed faster."""
+
+DEPLOYMENT: Final = (
+    *ANALYSIS,
+    DROP_AUXILIARY_HEADS,
+    FOLD_BATCH_NORM,
+    *SIMPLIFICATION,
+    MERGE_SAME_SUM,
+    MERGE_SHARED_INPUT,
+    HOIST_STATIC,
+)
+"""To the folded graph that is exported: batch norm gone, auxiliary heads gone."""
+
+__all__ = ["ANALYSIS", "DEPLOYMENT", "TRAINING", "Pass", "PassResult", "run_passes"]

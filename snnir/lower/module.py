@@ -1,0 +1,170 @@
+"""The graph as one `torch.nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from snnir.errors import SnnirError
+from snnir.ir.graph import Graph
+from snnir.ir.nodes import Input, Node, Output, Owner
+from snnir.lower.initialise import initial_weights
+from snnir.lower.operations import Flow, State, Value, compute
+from snnir.weights import Weights
+
+Override = Callable[[Node, Value], Value]
+
+
+class SpikingModule(nn.Module):
+    """A network lowered from a graph.
+
+    `module(x)` runs a whole sequence from rest: a frame input is [N, C, H, W] (shown at every
+    step) or [T, N, C, H, W] (one frame per step), an events input [T, N, C, H, W]; any N. It
+    returns logits [N, classes] or disparity [T, N, H, W]; in training with auxiliary heads
+    `(logits, [auxiliary logits, …])`, and for stereo the cost [T, N, D, H, W].
+
+    `module.step(x, state)` runs one step, [N, C, H, W], and returns `(output, state)`.
+
+    Parameters are named by node path (`trunk.layers.3.n1.prev.conv.weight`) whatever the passes
+    merged. Neuron state is never stored in the module.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, np.ndarray] | None = None, *, seed: int = 0):
+        super().__init__()
+        self.graph = graph
+        self.batch_norm_momentum = 0.1
+        """Share of a batch's statistics in the running ones (torch's default)."""
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+        initial = initial_weights(graph, seed)
+        for name in graph.parameter_shapes():
+            self._place(name, nn.Parameter(_tensor(weights, initial, name)))
+        for name in graph.buffer_shapes():
+            self._place(name, _tensor(weights, initial, name))
+        self._schedule = [(node, graph.inputs(node.path)) for node in graph.nodes()]
+        self._head_only = graph.reachable([graph.outputs[0].path])
+        self._last_read = {
+            source: number for number, (_, inputs) in enumerate(self._schedule) for source in inputs
+        }
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.run(*inputs)[0]
+
+    def step(self, *inputs: Tensor, state: State | None = None) -> tuple[Any, State]:
+        """One step from `state` (None: at rest): inputs [N, C, H, W].
+
+        Returns this step's output (their mean over the steps is the sequence's logits) and the
+        state to pass to the next call.
+        """
+        inputs = tuple(
+            x.unsqueeze(0) if node.kind == "events" else x
+            for node, x in zip(self.graph.network_inputs, inputs, strict=True)
+        )
+        return self.run(*inputs, state=state, steps=1)
+
+    def run(
+        self,
+        *inputs: Tensor,
+        state: State | None = None,
+        steps: int | None = None,
+        override: Override | None = None,
+        record: dict[str, Value] | None = None,
+    ) -> tuple[Any, State]:
+        """Run a sequence from `state` (None: at rest) and return its output and final state.
+
+        `steps` is how often a frame is shown (default: the graph's). `override(node, value)` may
+        replace any value as it is made, and `record` collects every value, by path.
+
+        Raises:
+            SnnirError: when an input's shape or number is not the graph's.
+        """
+        flow = Flow(self, self._steps(inputs, steps), state or {}, {})
+        values: dict[str, Value] = {}
+        outputs: dict[str, Tensor] = {}
+        given = dict(zip([n.path for n in self.graph.network_inputs], inputs, strict=True))
+        for number, (node, sources) in enumerate(self._schedule):
+            if not self.training and node.path not in self._head_only:
+                continue
+            if isinstance(node, Input):
+                value = self._input(node, given[node.path])
+            else:
+                value = compute(node, flow, [values[source] for source in sources])
+            if override is not None:
+                value = override(node, value)
+            if record is not None:
+                record[node.path] = value
+            if isinstance(node, Output):
+                outputs[node.path] = value.unfolded(flow.steps) if value.stepped else value.data
+            values[node.path] = value
+            for source in set(sources):
+                if self._last_read[source] == number:
+                    del values[source]
+        head, *auxiliary = [outputs[node.path] for node in self.graph.outputs if node.path in outputs]
+        return ((head, auxiliary) if auxiliary else head), flow.new_state
+
+    # --- inputs -----------------------------------------------------------------------------
+
+    def _steps(self, inputs: Sequence[Tensor], steps: int | None) -> int:
+        nodes = self.graph.network_inputs
+        if len(inputs) != len(nodes):
+            names = ", ".join(node.path for node in nodes)
+            raise SnnirError(f"found {len(inputs)} inputs, expected {len(nodes)}: {names}")
+        stepped = {x.shape[0] for x in inputs if x.dim() == 5}
+        if len(stepped) > 1:
+            raise SnnirError(f"found inputs of {sorted(stepped)} steps, expected one number")
+        return stepped.pop() if stepped else steps or self.graph.steps
+
+    def _input(self, node: Input, x: Tensor) -> Value:
+        form = "[T, N, C, H, W]" if node.kind == "events" else "[N, C, H, W] or [T, N, C, H, W]"
+        dims = (5,) if node.kind == "events" else (4, 5)
+        if x.dim() not in dims or tuple(x.shape[-3:]) != node.shape:
+            raise SnnirError(
+                f"input '{node.path}': found shape {list(x.shape)}, expected {form} with [C, H, W] = {list(node.shape)}"
+            )
+        return Value(x.flatten(0, 1), True) if x.dim() == 5 else Value(x, False)
+
+    # --- parameters -------------------------------------------------------------------------
+
+    def parameter(self, name: str) -> Tensor:
+        """A parameter or running statistic by its full name."""
+        holder, leaf = self._places[name]
+        return getattr(holder, leaf)
+
+    def stacked(self, owners: Sequence[Owner], name: str) -> Tensor:
+        """The owners' parameters along the output channels."""
+        parts = [self.parameter(f"{owner.path}.{name}") for owner in owners]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @torch.no_grad()
+    def unstack(self, owners: Sequence[Owner], name: str, values: Tensor) -> None:
+        """Write stacked running statistics back to their owners."""
+        parts = values.split([owner.channels for owner in owners])
+        for owner, part in zip(owners, parts, strict=True):
+            self.parameter(f"{owner.path}.{name}").copy_(part)
+
+    def weights(self) -> Weights:
+        """Parameters and running statistics as arrays, by name."""
+        return {name: self.parameter(name).detach().cpu().numpy().copy() for name in self._places}
+
+    def _place(self, name: str, tensor: Tensor) -> None:
+        *path, leaf = name.split(".")
+        holder: nn.Module = self
+        for part in path:
+            child = holder._modules.get(part)
+            if child is None:
+                child = nn.Module()
+                holder.add_module(part, child)
+            holder = child
+        if isinstance(tensor, nn.Parameter):
+            holder.register_parameter(leaf, tensor)
+        else:
+            holder.register_buffer(leaf, tensor)
+        self._places[name] = (holder, leaf)
+
+
+def _tensor(weights: Mapping[str, np.ndarray] | None, initial: Weights, name: str) -> Tensor:
+    array = initial[name] if weights is None or name not in weights else weights[name]
+    return torch.from_numpy(np.array(array))

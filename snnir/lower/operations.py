@@ -1,0 +1,206 @@
+"""What each node computes in torch.
+
+Stepped values are held flat, [T·N, …], so that everything but neurons and time means runs batched
+over time; `Flow.steps` is the T to unfold by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnir.ir import nodes as ir
+from snnir.lower.neurons import NeuronState, run_neuron
+
+if TYPE_CHECKING:
+    from snnir.lower.module import SpikingModule
+
+State = dict[str, Tensor]
+"""State between steps, by `path.v` and `path.a`, each [N, …]."""
+
+
+@dataclass
+class Flow:
+    """One run: the module whose parameters are read, the number of steps, state in and out."""
+
+    module: SpikingModule
+    steps: int
+    state: State
+    new_state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value of the run: [T·N, …] if stepped, [N, …] if static."""
+
+    data: Tensor
+    stepped: bool
+
+    def unfolded(self, steps: int) -> Tensor:
+        """As [T, N, …]."""
+        if self.stepped:
+            return self.data.unflatten(0, (steps, -1))
+        return self.data.expand(steps, *self.data.shape)
+
+
+def compute(node: ir.Node, flow: Flow, inputs: list[Value]) -> Value:
+    """Run one node."""
+    if isinstance(node, ir.Neuron):
+        return _neuron(node, flow, inputs[0])
+    if isinstance(node, ir.MeanOverTime):
+        x = inputs[0]
+        return Value(x.unfolded(flow.steps).mean(0), False) if x.stepped else x
+    stepped = isinstance(node, ir.Repeat) or any(x.stepped for x in inputs)
+    flat = [
+        x.data if x.stepped == stepped else x.unfolded(flow.steps).flatten(0, 1) for x in inputs
+    ]
+    return Value(_apply(node, flow.module, *flat), stepped)
+
+
+def _neuron(node: ir.Neuron, flow: Flow, current: Value) -> Value:
+    if not node.states and not current.stepped:
+        return Value(run_neuron(node, current.data, {})[0], False)
+    state: NeuronState = {
+        name: flow.state[f"{node.path}.{name}"]
+        for name in node.states
+        if f"{node.path}.{name}" in flow.state
+    }
+    out, state = run_neuron(node, current.unfolded(flow.steps), state)
+    flow.new_state |= {f"{node.path}.{name}": value for name, value in state.items()}
+    return Value(out.flatten(0, 1), True)
+
+
+@singledispatch
+def _apply(node: ir.Node, module: SpikingModule, *inputs: Tensor) -> Tensor:
+    raise TypeError(f"{node.path}: no torch form of {node.op}")
+
+
+@_apply.register(ir.Repeat)
+@_apply.register(ir.Identity)
+@_apply.register(ir.Output)
+def _same(node: ir.Node, module: SpikingModule, x: Tensor) -> Tensor:
+    return x
+
+
+@_apply.register(ir.Conv)
+def _conv(node: ir.Conv, module: SpikingModule, x: Tensor) -> Tensor:
+    convolve: Callable[..., Tensor] = F.conv2d if len(node.kernel) == 2 else F.conv3d
+    weight = module.stacked(node.owners, "weight")
+    bias = module.stacked(node.owners, "bias") if node.bias else None
+    return convolve(x, weight, bias, node.stride, node.padding, 1, node.groups)
+
+
+@_apply.register(ir.Linear)
+def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
+    bias = module.stacked(node.owners, "bias") if node.bias else None
+    return F.linear(x, module.stacked(node.owners, "weight"), bias)
+
+
+@_apply.register(ir.BatchNorm)
+def _batch_norm(node: ir.BatchNorm, module: SpikingModule, x: Tensor) -> Tensor:
+    mean = module.stacked(node.owners, "running_mean")
+    var = module.stacked(node.owners, "running_var")
+    y = F.batch_norm(
+        x,
+        mean,
+        var,
+        module.stacked(node.owners, "weight"),
+        module.stacked(node.owners, "bias"),
+        module.training,
+        module.batch_norm_momentum,
+        node.eps,
+    )
+    if module.training and len(node.owners) > 1:
+        module.unstack(node.owners, "running_mean", mean)
+        module.unstack(node.owners, "running_var", var)
+    return y
+
+
+@_apply.register(ir.Pool)
+def _pool(node: ir.Pool, module: SpikingModule, x: Tensor) -> Tensor:
+    if node.kind == "max":
+        return F.max_pool2d(x, node.kernel, node.stride, node.padding)
+    return F.avg_pool2d(x, node.kernel, node.stride, node.padding)
+
+
+@_apply.register(ir.AdaptiveAveragePool)
+def _adaptive_average_pool(node: ir.AdaptiveAveragePool, module: SpikingModule, x: Tensor
+) -> Tensor:
+    pool: Callable[..., Tensor] = (
+        F.adaptive_avg_pool2d if len(node.size) == 2 else F.adaptive_avg_pool3d
+    )
+    return pool(x, node.size)
+
+
+@_apply.register(ir.Flatten)
+def _flatten(node: ir.Flatten, module: SpikingModule, x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+@_apply.register(ir.Resize)
+def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
+    if node.mode == "linear":
+        return F.interpolate(x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)])
+    for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
+        if old == 2 * new:
+            x = x[(slice(None),) * axis + (slice(None, None, 2),)]
+        elif old != new:
+            x = x.index_select(axis, torch.arange(new, device=x.device) * old // new)
+    return x
+
+
+@_apply.register(ir.Concat)
+def _concat(node: ir.Concat, module: SpikingModule, *inputs: Tensor) -> Tensor:
+    return torch.cat(inputs, 1)
+
+
+@_apply.register(ir.Add)
+def _add(node: ir.Add, module: SpikingModule, *inputs: Tensor) -> Tensor:
+    total = inputs[0]
+    for x in inputs[1:]:
+        total = total + x
+    return total
+
+
+@_apply.register(ir.Slice)
+def _slice(node: ir.Slice, module: SpikingModule, x: Tensor) -> Tensor:
+    return x[:, node.start : node.stop]
+
+
+@_apply.register(ir.CostVolume)
+def _cost_volume(node: ir.CostVolume, module: SpikingModule, left: Tensor, right: Tensor) -> Tensor:
+    n, c, h, w = left.shape
+    volume = left.new_zeros(n, 2 * c, node.slices, h, w)
+    for d in range(node.slices):
+        volume[:, :c, d, :, d:] = left[..., d:]
+        volume[:, c:, d, :, d:] = right[..., : w - d]
+    return volume
+
+
+@_apply.register(ir.SoftArgmin)
+def _soft_argmin(node: ir.SoftArgmin, module: SpikingModule, cost: Tensor) -> Tensor:
+    """Training returns the cost [N, D, H, W] that the loss reads; evaluation the disparity."""
+    cost = cost.squeeze(1)
+    if module.training:
+        return cost
+    index = torch.arange(cost.shape[1], device=cost.device).view(1, -1, 1, 1)
+    least, best = cost.min(1, keepdim=True)
+    near = ((index - best).abs() <= node.support).to(cost.dtype)
+    weight = torch.exp(least - cost) * near
+    return (weight * (2 * index).to(cost.dtype)).sum(1) / weight.sum(1)
+
+
+@_apply.register(ir.Mixed)
+def _mixed(node: ir.Mixed, module: SpikingModule, *inputs: Tensor) -> Tensor:
+    total = None
+    for gate, x in zip(node.gates, inputs, strict=True):
+        weight = torch.softmax(module.parameter(f"{gate.owner}.logits"), 0)[gate.index]
+        total = weight * x if total is None else total + weight * x
+    assert total is not None
+    return total
