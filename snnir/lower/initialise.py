@@ -113,7 +113,7 @@ def calibrate_batch_norm(module: object, inputs: Sequence[Tensor]) -> dict[str, 
     module.batch_norm_momentum = 1.0
     module.train()
     with torch.no_grad():
-        module.run(*inputs, override=measure)
+        module.run(*inputs, observe=measure)
     module.batch_norm_momentum = momentum
     module.train(training)
     return rates

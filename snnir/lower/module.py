@@ -16,7 +16,7 @@ from snnir.lower.initialise import initial_weights
 from snnir.lower.operations import Flow, State, Value, compute
 from snnir.weights import Weights
 
-Override = Callable[[Node, Value], Value]
+Observer = Callable[[Node, Value], Value]
 
 
 class SpikingModule(nn.Module):
@@ -70,13 +70,12 @@ class SpikingModule(nn.Module):
         *inputs: Tensor,
         state: State | None = None,
         steps: int | None = None,
-        override: Override | None = None,
-        record: dict[str, Value] | None = None,
+        observe: Observer | None = None,
     ) -> tuple[Any, State]:
         """Run a sequence from `state` (None: at rest) and return its output and final state.
 
-        `steps` is how often a frame is shown (default: the graph's). `override(node, value)` may
-        replace any value as it is made, and `record` collects every value, by path.
+        `steps` is how often a frame is shown (default: the graph's). `observe(node, value)` sees
+        every value as it is made, and what it returns takes the value's place.
 
         Raises:
             SnnirError: when an input's shape or number is not the graph's.
@@ -92,10 +91,8 @@ class SpikingModule(nn.Module):
                 value = self._input(node, given[node.path])
             else:
                 value = compute(node, flow, [values[source] for source in sources])
-            if override is not None:
-                value = override(node, value)
-            if record is not None:
-                record[node.path] = value
+            if observe is not None:
+                value = observe(node, value)
             if isinstance(node, Output):
                 outputs[node.path] = value.unfolded(flow.steps) if value.stepped else value.data
             values[node.path] = value
