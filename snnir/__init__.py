@@ -1,3 +1,93 @@
-"""snnir: genotypes of spiking networks compiled to PyTorch and ONNX, with proofs."""
+"""snnir: genotypes of spiking networks compiled to PyTorch and ONNX, with proofs.
+
+    module = snnir.load("spikedhs_cla")                       # an nn.Module
+    compiled = snnir.compile("genotype.snn", out="network")   # network/network.onnx, report.html, …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from snnir.compiler import Compiled
+    from snnir.genotype import Genotype
+    from snnir.lower import SpikingModule
+
+__all__ = ["__version__", "compile", "load", "parse"]
+
+
+def parse(text: str, name: str = "<text>") -> Genotype:
+    """Read genotype text; `name` stands for the file in errors.
+
+    Raises:
+        GenotypeError: with everything that is wrong in it.
+    """
+    from snnir.genotype import parse
+
+    return parse(text, name)
+
+
+def load(
+    genotype: str | Path | Genotype, weights: str | Path | None = None, *, seed: int = 0
+) -> SpikingModule:
+    """The network as an `nn.Module`, in training mode as torch modules start.
+
+    Args:
+        genotype: a `.snn` file, the name of a model in the box, or a parsed genotype.
+        weights: a safetensors file keyed by node path; without one, seeded initial weights.
+
+    The module takes [N, C, H, W] (shown at every step) or [T, N, C, H, W] and returns logits
+    [N, classes]; see `snnir.lower.SpikingModule`.
+
+    Raises:
+        SnnirError: unreadable or wrong genotype, weights of another network.
+    """
+    from snnir.ir import build
+    from snnir.lower import SpikingModule
+    from snnir.passes import TRAINING, run_passes
+    from snnir.weights import read_weights
+
+    graph = build(_genotype(genotype))
+    arrays = None if weights is None else read_weights(weights, graph)
+    return SpikingModule(run_passes(TRAINING, graph).graph, arrays, seed=seed)
+
+
+def compile(
+    genotype: str | Path | Genotype,
+    out: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    form: Literal["sequence", "step"] = "sequence",
+    inputs: Sequence[np.ndarray] | None = None,
+) -> Compiled:
+    """Fold, export to ONNX and prove; with `out`, write the folder that `snnir compile` writes.
+
+    `inputs` (one array per network input, frames [N, C, H, W] or events [T, N, C, H, W], fp32) are
+    what batch norm is calibrated on and the proof runs on; seeded random ones when None. The result's
+    `passed` says whether the proof holds, its `report` is `report.json`.
+
+    Raises:
+        SnnirError: wrong genotype, weights or inputs; nothing is written.
+    """
+    from snnir.compiler import compile_network
+
+    compiled = compile_network(
+        _genotype(genotype), weights=weights, seed=seed, form=form, inputs=inputs
+    )
+    if out is not None:
+        compiled.write(out)
+    return compiled
+
+
+def _genotype(genotype: str | Path | Genotype) -> Genotype:
+    from snnir.genotype import Genotype, parse
+    from snnir.models import resolve
+
+    return genotype if isinstance(genotype, Genotype) else parse(resolve(genotype))

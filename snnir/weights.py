@@ -74,12 +74,12 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray], *, name: str 
         raise SnnirError(f"{name}: these are not weights of network '{graph.name}':\n  {listed}{more}")
 
 
-def write_weights(weights: Weights, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file."""
+def weights_bytes(weights: Weights) -> bytes:
+    """The content of a safetensors file."""
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file({k: np.ascontiguousarray(v) for k, v in sorted(weights.items())}, path, metadata=metadata)
+    return save({name: np.ascontiguousarray(weights[name]) for name in sorted(weights)})
 
 
 def weights_hash(weights: Weights) -> str:

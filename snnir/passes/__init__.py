@@ -23,15 +23,16 @@ SIMPLIFICATION: Final = (DROP_IDENTITIES, MERGE_DUPLICATES, DROP_DEAD_NODES)
 TRAINING: Final = (*ANALYSIS, *SIMPLIFICATION, MERGE_SHARED_INPUT, HOIST_STATIC)
 """To a graph that trains: the same function of the same parameters, computed faster."""
 
-DEPLOYMENT: Final = (
+FOLDING: Final = (
     *ANALYSIS,
     DROP_AUXILIARY_HEADS,
     FOLD_BATCH_NORM,
     *SIMPLIFICATION,
-    MERGE_SAME_SUM,
-    MERGE_SHARED_INPUT,
     HOIST_STATIC,
 )
-"""To the folded graph that is exported: batch norm gone, auxiliary heads gone."""
+"""To the folded graph, layer for layer as in the genotype: what reports count."""
 
-__all__ = ["ANALYSIS", "DEPLOYMENT", "TRAINING", "Pass", "PassResult", "run_passes"]
+DEPLOYMENT: Final = (*FOLDING, MERGE_SAME_SUM, MERGE_SHARED_INPUT)
+"""To the folded graph that is exported."""
+
+__all__ = ["ANALYSIS", "DEPLOYMENT", "FOLDING", "TRAINING", "Pass", "PassResult", "run_passes"]

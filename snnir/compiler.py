@@ -1,0 +1,205 @@
+"""Genotype to deployable network: `compile_network` is the whole way, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from snnir.analysis.draw import draw
+from snnir.analysis.firing import measure_firing
+from snnir.analysis.page import render_page
+from snnir.analysis.report import full_report
+from snnir.errors import SnnirError
+from snnir.export.folding import Folding, check_folding
+from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
+from snnir.export.parity import Parity, check_parity
+from snnir.genotype import Genotype
+from snnir.ir import build
+from snnir.ir.graph import Graph
+from snnir.ir.serialize import graph_to_json
+from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
+from snnir.passes import DEPLOYMENT, FOLDING, TRAINING, run_passes
+from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
+
+if TYPE_CHECKING:
+    import onnx
+
+PROOF_MACS = 24e9
+"""Work of one run of the proof, which sets its number of samples (at most 8)."""
+CALIBRATION_MACS = 96e9
+"""Work of one calibration run, which sets its number of samples (2 to 64)."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network: what `write` puts into a folder."""
+
+    genotype: Genotype
+    graph: Graph
+    """Folded, as exported."""
+    folded_weights: Weights
+    weights: Weights
+    """Not folded: what `snnir.load` takes."""
+    model: onnx.ModelProto
+    report: dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the proof holds."""
+        return bool(self.report["parity"]["passed"])
+
+    @property
+    def model_name(self) -> str:
+        """`network.onnx`, but only with a proof."""
+        return "network.onnx" if self.passed else "network.unproven.onnx"
+
+    def write(self, folder: str | Path, *, command: str = "") -> Path:
+        """Write the model, graph, weights and report; each file appears whole or not at all.
+
+        Raises:
+            SnnirError: when the folder cannot be written to.
+        """
+        folder = writable_folder(folder)
+        report = self.report | {"command": command, "model": self.model_name}
+        contents: dict[str, bytes] = {
+            self.model_name: self.model.SerializeToString(),
+            "graph.json": graph_to_json(self.graph).encode(),
+            "graph.safetensors": weights_bytes(self.folded_weights),
+            "weights.safetensors": weights_bytes(self.weights),
+            "report.json": (json.dumps(report, indent=1) + "\n").encode(),
+            "report.html": render_page(report, draw(self.genotype)).encode(),
+        }
+        try:
+            with tempfile.TemporaryDirectory(prefix=".snnir-", dir=folder) as temporary:
+                for name, content in contents.items():
+                    Path(temporary, name).write_bytes(content)
+                for name in contents:
+                    os.replace(Path(temporary, name), folder / name)
+        except OSError as error:
+            raise SnnirError(f"{folder}: cannot be written: {error.strerror}") from None
+        stale = "network.unproven.onnx" if self.passed else "network.onnx"
+        (folder / stale).unlink(missing_ok=True)
+        return folder
+
+
+def compile_network(
+    genotype: Genotype,
+    *,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    form: Form = "sequence",
+    inputs: Sequence[np.ndarray] | None = None,
+    say: Say = lambda line: None,
+) -> Compiled:
+    """Fold, export to ONNX and prove (export/parity.py, export/folding.py).
+
+    Without `weights`, seeded initial ones are used, batch norm calibrated on `inputs` so that every
+    layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
+    [T, N, C, H, W]; seeded random ones when None.
+
+    Raises:
+        GenotypeError, ExportError, SnnirError: before anything is written.
+    """
+    network = build(genotype)
+    refuse_inexpressible(run_passes(DEPLOYMENT, network).graph)
+    folding_only = run_passes(FOLDING, network).graph
+    work = network.steps * sum(_macs(folding_only))
+    given = None if weights is None else read_weights(weights, network)
+    calibration = _samples(network, inputs, seed, CALIBRATION_MACS / work, low=2, high=64)
+    if given is None:
+        say(f"no weights given: seeded ones (seed {seed}), batch norm calibrated so that every layer fires")
+        training = run_passes(TRAINING, network).graph
+        given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
+    complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
+    folded = run_passes(FOLDING, network, complete)
+    deployed = run_passes(DEPLOYMENT, network, complete)
+    model = export_onnx(deployed.graph, deployed.weights, form=form)
+    say("exported; proving")
+    proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
+    parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
+    folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
+    firing = measure_firing(folded.graph, folded.weights, calibration)
+    report = full_report(network, folded.graph, firing) | {
+        "parity": _parity_report(parity, folding),
+        "weights": {
+            "source": "seeded, calibrated" if weights is None else Path(weights).name,
+            "seed": seed if weights is None else None,
+            "sha256": weights_hash(deployed.weights),
+        },
+        "inputs": {
+            "source": "seeded random" if inputs is None else "given",
+            "seed": seed if inputs is None else None,
+            "samples": int(calibration[0].shape[-4]),
+        },
+    }
+    return Compiled(genotype, deployed.graph, deployed.weights, given, model, report)
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """Create `folder` if need be. Raises SnnirError when nothing can be written there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}") from None
+    return folder
+
+
+def _macs(graph: Graph) -> list[int]:
+    return [n.macs(graph.input_shapes(n.path), graph.shape(n.path)) for n in graph.nodes()]
+
+
+def _samples(
+    graph: Graph, inputs: Sequence[np.ndarray] | None, seed: int, wanted: float, *, low: int, high: int
+) -> list[np.ndarray]:
+    """As many samples as `wanted` allows, of the given inputs or of seeded random ones."""
+    count = int(min(high, max(low, wanted)))
+    if inputs is None:
+        return seeded_inputs(graph, seed, count)
+    if len(inputs) != len(graph.network_inputs):
+        names = ", ".join(node.path for node in graph.network_inputs)
+        raise SnnirError(f"found {len(inputs)} input arrays, expected {len(graph.network_inputs)}: {names}")
+    chosen = []
+    for node, x in zip(graph.network_inputs, inputs, strict=True):
+        dims = 4 if node.kind == "frame" else 5
+        if x.ndim != dims or x.shape[-3:] != node.shape or x.shape[-4] == 0:
+            form = "[N, C, H, W]" if dims == 4 else "[T, N, C, H, W]"
+            raise SnnirError(
+                f"input '{node.path}': found shape {list(x.shape)}, expected {form} "
+                f"with [C, H, W] = {list(node.shape)}"
+            )
+        chosen.append(np.asarray(x[:count] if dims == 4 else x[:, :count], np.float32))
+    return chosen
+
+
+def _first(x: np.ndarray) -> np.ndarray:
+    """The first sample alone: float64 runs are slow."""
+    return x[..., :1, :, :, :]
+
+
+def _parity_report(parity: Parity, folding: Folding) -> dict[str, Any]:
+    return {
+        "passed": parity.passed and folding.passed,
+        "form": parity.form,
+        "samples": parity.samples,
+        "max_abs_diff": parity.max_abs_diff,
+        "spike_mismatch_rate": parity.spike_mismatch_rate,
+        "spikes_compared": parity.spikes_compared,
+        "end_to_end_max_abs_diff": parity.end_to_end_max_abs_diff,
+        "layers": [asdict(layer) | {"passed": layer.passed} for layer in parity.layers],
+        "readout": asdict(parity.readout) | {"passed": parity.readout.passed},
+        "folding": asdict(folding) | {"passed": folding.passed},
+    }
