@@ -42,7 +42,9 @@ def check_folding(graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]) 
     return Folding(
         samples=int(inputs[0].shape[-4]),
         spikes_compared=sum(spikes.numel() for spikes in found.values()),
-        spike_mismatches=sum(int((spikes != expected[path]).sum()) for path, spikes in found.items()),
+        spike_mismatches=sum(
+            int((spikes != expected[path]).sum()) for path, spikes in found.items()
+        ),
         max_abs_diff=float((output - folded_output).abs().max()),
     )
 

@@ -219,14 +219,18 @@ class _Exporter:
                 x = self._interpolate(x, axis, len(shape) + 1, old, new, node.path, out)
             elif old == 2 * new:
                 end = self.integers(old)
-                x = self.op("Slice", [x, self.integers(0), end, self.integers(axis), self.integers(2)], out)
+                x = self.op(
+                    "Slice", [x, self.integers(0), end, self.integers(axis), self.integers(2)], out
+                )
             else:
                 index = self.constant(np.arange(new) * old // new, f"{node.path}.index{axis}")
                 x = self.op("Gather", [x, index], out, axis=axis)
         if not changed:
             self.op("Identity", [x], node.path)
 
-    def _interpolate(self, x: str, axis: int, rank: int, old: int, new: int, path: str, out: str) -> str:
+    def _interpolate(
+        self, x: str, axis: int, rank: int, old: int, new: int, path: str, out: str
+    ) -> str:
         """Multiply one axis with the interpolation matrix [old, new]."""
         order = list(range(rank))
         order[axis], order[-1] = order[-1], order[axis]
@@ -263,7 +267,9 @@ class _Exporter:
             fired = self.op("Greater", [*inputs, self.scalar(node.v_threshold)], f"{path}.fired")
             self.op("Cast", [fired], path, to=TensorProto.FLOAT)
         else:
-            self._recurrence(node, self.split(inputs[0], self.graph.inputs(path)[0], f"{path}.current"))
+            self._recurrence(
+                node, self.split(inputs[0], self.graph.inputs(path)[0], f"{path}.current")
+            )
 
     def _recurrence(self, node: ir.Neuron, currents: list[str]) -> None:
         """u = leak·v + I; y = [u > threshold + beta·a]; v = u·(1 - y); a = tau_a·a + y."""
@@ -327,8 +333,12 @@ class _Exporter:
         slices = []
         for d in range(node.slices):
             at = f"{node.path}.{d}"
-            seen = self.op("Slice", [left, self.integers(d), self.integers(width), axis], f"{at}.left")
-            other = self.op("Slice", [right, self.integers(0), self.integers(width - d), axis], f"{at}.right")
+            seen = self.op(
+                "Slice", [left, self.integers(d), self.integers(width), axis], f"{at}.left"
+            )
+            other = self.op(
+                "Slice", [right, self.integers(0), self.integers(width - d), axis], f"{at}.right"
+            )
             pair = self.op("Concat", [seen, other], f"{at}.pair", axis=1)
             if d:
                 padding = self.integers(0, 0, 0, d, 0, 0, 0, 0)
@@ -346,7 +356,9 @@ class _Exporter:
         best = self.op("ArgMin", [cost], f"{path}.best", axis=1, keepdims=1)
         offset = self.op("Sub", [self.constant(index, f"{path}.index"), best], f"{path}.offset")
         distance = self.op("Abs", [offset], f"{path}.distance")
-        near = self.op("LessOrEqual", [distance, self.constant(np.int64(node.support))], f"{path}.near")
+        near = self.op(
+            "LessOrEqual", [distance, self.constant(np.int64(node.support))], f"{path}.near"
+        )
         mask = self.op("Cast", [near], f"{path}.mask", to=TensorProto.FLOAT)
         excess = self.op("Sub", [least, cost], f"{path}.excess")
         exponential = self.op("Exp", [excess], f"{path}.exponential")

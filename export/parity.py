@@ -24,9 +24,9 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
+from snnir.export.onnx import Form
 from torch import Tensor
 
-from snnir.export.onnx import Form
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import (
     AdaptiveAveragePool,
@@ -115,7 +115,12 @@ def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
 
 
 def check_parity(
-    model: onnx.ModelProto, graph: Graph, weights: Weights, inputs: Sequence[np.ndarray], *, form: Form
+    model: onnx.ModelProto,
+    graph: Graph,
+    weights: Weights,
+    inputs: Sequence[np.ndarray],
+    *,
+    form: Form,
 ) -> Parity:
     """Compare an exported model with the torch module of `graph` on `inputs` (sequence form:
     frames [N, C, H, W], events [T, N, C, H, W])."""
@@ -158,10 +163,12 @@ class _Proof:
         exported = self.run_cut(recorded)
         terms = _terms(self.graph)
         bounds = {
-            path: SAFETY * terms[path] ** 0.5 * UNIT_ROUNDOFF * magnitude[path] for path in self.watched
+            path: SAFETY * terms[path] ** 0.5 * UNIT_ROUNDOFF * magnitude[path]
+            for path in self.watched
         }
         layers = tuple(
-            self.compare(neuron, recorded[neuron.path], exported, exact, bounds) for neuron in self.neurons
+            self.compare(neuron, recorded[neuron.path], exported, exact, bounds)
+            for neuron in self.neurons
         )
         return Parity(
             form=self.form,
@@ -229,7 +236,8 @@ class _Proof:
         by_step = []
         for t in range(self.steps):
             spikes = {
-                f"{path}.forced": x[t] if self.is_stepped(path) else x for path, x in recorded.items()
+                f"{path}.forced": x[t] if self.is_stepped(path) else x
+                for path, x in recorded.items()
             }
             by_step.append(_run(cut, wanted, self.network_feed(t) | spikes | self.fed[t]))
         joined = {path: torch.stack([got[path] for got in by_step]) for path in wanted}
@@ -353,7 +361,9 @@ class _Proof:
         clean = torch.ones_like(v, dtype=torch.bool)
         for t in range(self.steps):
             u = neuron.leak * v + current[t]
-            slack = neuron.leak * slack + limit[t] + 2 * UNIT_ROUNDOFF * (u.abs() + neuron.v_threshold)
+            slack = (
+                neuron.leak * slack + limit[t] + 2 * UNIT_ROUNDOFF * (u.abs() + neuron.v_threshold)
+            )
             rise = neuron.beta * a if neuron.kind == "alif" else 0.0
             share = (u - neuron.v_threshold - rise).abs() / slack
             first = mismatch[t] & clean
@@ -379,7 +389,9 @@ class _Proof:
         )
 
 
-def cut_open(model: onnx.ModelProto, neurons: dict[str, Neuron], watched: set[str]) -> onnx.ModelProto:
+def cut_open(
+    model: onnx.ModelProto, neurons: dict[str, Neuron], watched: set[str]
+) -> onnx.ModelProto:
     """The model with every neuron's readers reading a new input `<path>.forced` instead, and the
     watched tensors as outputs."""
     cut = onnx.ModelProto()
@@ -397,7 +409,9 @@ def cut_open(model: onnx.ModelProto, neurons: dict[str, Neuron], watched: set[st
         if f"{path}.forced" in read:
             sizes = [d.dim_value or None for d in types[path].type.tensor_type.shape.dim]
             graph.input.append(
-                helper.make_tensor_value_info(f"{path}.forced", TensorProto.FLOAT, [None, *sizes[1:]])
+                helper.make_tensor_value_info(
+                    f"{path}.forced", TensorProto.FLOAT, [None, *sizes[1:]]
+                )
             )
     listed = {o.name for o in graph.output}
     for name in sorted(watched & made - listed - given):

@@ -1,7 +1,7 @@
 """snnir: genotypes of spiking networks compiled to PyTorch and ONNX, with proofs.
 
-    module = snnir.load("spikedhs_cla")                       # an nn.Module
-    compiled = snnir.compile("genotype.snn", out="network")   # network/network.onnx, report.html, …
+module = snnir.load("spikedhs_cla")                       # an nn.Module
+compiled = snnir.compile("genotype.snn", out="network")   # network/network.onnx, report.html, …
 """
 
 from __future__ import annotations

@@ -27,8 +27,12 @@ app = typer.Typer(
     help="Compile genotypes of spiking networks to PyTorch and ONNX, with proofs.",
 )
 
-Genotype = Annotated[str, typer.Argument(metavar="F.snn", help="A genotype file, or the name of a model in the box.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")]
+Genotype = Annotated[
+    str, typer.Argument(metavar="F.snn", help="A genotype file, or the name of a model in the box.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")
+]
 
 
 def main() -> None:
@@ -55,7 +59,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
@@ -69,11 +74,12 @@ def check(genotype: Genotype, as_json: Json = False) -> None:
     from snnir.genotype import parse
     from snnir.ir import build
     from snnir.models import resolve
-    from snnir.passes import FOLDING, run_passes
+    from snnir.passes import ANALYSIS, FOLDING, run_passes
 
     parsed = parse(resolve(genotype))
     graph = build(parsed)
-    report = structure_report(graph, run_passes(FOLDING, graph).graph)
+    pipeline = ANALYSIS if parsed.searchable else FOLDING
+    report = structure_report(graph, run_passes(pipeline, graph).graph)
     report |= {"nodes": len(graph), "searchable": parsed.searchable}
     if as_json:
         _print_json(report)
@@ -138,13 +144,20 @@ def draw(
 def compile_(
     genotype: Genotype,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Output folder; default ./NAME of the network.")
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Output folder; default ./NAME of the network."
+        ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Trained weights (safetensors); without, seeded ones, batch norm calibrated."),
+        typer.Option(
+            help="Trained weights (safetensors); without, seeded ones, batch norm calibrated."
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and inputs that are not given.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of weights and inputs that are not given.")
+    ] = 0,
     form: Annotated[
         Literal["sequence", "step"],
         typer.Option(help="All T steps at once, or one step with the state going in and out."),
@@ -167,7 +180,7 @@ def compile_(
     from snnir.models import resolve
 
     parsed = parse(resolve(genotype))
-    from snnir.compiler import compile_network, writable_folder
+    from snnir.compiler import compile_network
 
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
     compiled = compile_network(
@@ -235,7 +248,9 @@ def _read_inputs(path: Path, names: list[str]) -> list[Any]:
 def _write_whole(path: Path, text: str) -> None:
     """Write under a temporary name and rename. Raises SnnirError."""
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, delete=False
+        ) as file:
             file.write(text)
         if path.exists():
             os.chmod(file.name, path.stat().st_mode)

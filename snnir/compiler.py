@@ -117,7 +117,9 @@ def compile_network(
     given = None if weights is None else read_weights(weights, network)
     calibration = _samples(network, inputs, seed, CALIBRATION_MACS / work, low=2, high=64)
     if given is None:
-        say(f"no weights given: seeded ones (seed {seed}), batch norm calibrated so that every layer fires")
+        say(
+            f"no weights given: seeded ones (seed {seed}), batch norm calibrated so that every layer fires"
+        )
         training = run_passes(TRAINING, network).graph
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
     complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
@@ -163,7 +165,13 @@ def _macs(graph: Graph) -> list[int]:
 
 
 def _samples(
-    graph: Graph, inputs: Sequence[np.ndarray] | None, seed: int, wanted: float, *, low: int, high: int
+    graph: Graph,
+    inputs: Sequence[np.ndarray] | None,
+    seed: int,
+    wanted: float,
+    *,
+    low: int,
+    high: int,
 ) -> list[np.ndarray]:
     """As many samples as `wanted` allows, of the given inputs or of seeded random ones."""
     count = int(min(high, max(low, wanted)))
@@ -171,7 +179,9 @@ def _samples(
         return seeded_inputs(graph, seed, count)
     if len(inputs) != len(graph.network_inputs):
         names = ", ".join(node.path for node in graph.network_inputs)
-        raise SnnirError(f"found {len(inputs)} input arrays, expected {len(graph.network_inputs)}: {names}")
+        raise SnnirError(
+            f"found {len(inputs)} input arrays, expected {len(graph.network_inputs)}: {names}"
+        )
     chosen = []
     for node, x in zip(graph.network_inputs, inputs, strict=True):
         dims = 4 if node.kind == "frame" else 5

@@ -44,7 +44,9 @@ def read_weights(path: str | Path, graph: Graph | None = None) -> Weights:
     return weights
 
 
-def check_weights(graph: Graph, weights: Mapping[str, np.ndarray], *, name: str = "weights") -> None:
+def check_weights(
+    graph: Graph, weights: Mapping[str, np.ndarray], *, name: str = "weights"
+) -> None:
     """Check names, shapes and finiteness against `graph`; weights of auxiliary heads may be left out.
 
     Raises:
@@ -71,7 +73,9 @@ def check_weights(graph: Graph, weights: Mapping[str, np.ndarray], *, name: str 
     if wrong:
         more = f"\n  … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         listed = "\n  ".join(wrong[:5])
-        raise SnnirError(f"{name}: these are not weights of network '{graph.name}':\n  {listed}{more}")
+        raise SnnirError(
+            f"{name}: these are not weights of network '{graph.name}':\n  {listed}{more}"
+        )
 
 
 def weights_bytes(weights: Weights) -> bytes:

@@ -23,7 +23,7 @@ class Layer:
     """Of the output."""
     reads: Domain
     time: Time
-    """Of the input: a static layer runs once, a stepped one T times."""
+    """A static layer runs once per sample, one that reads or gives stepped values T times."""
 
 
 def parameter_count(graph: Graph) -> int:
@@ -46,7 +46,6 @@ def layers(graph: Graph) -> list[Layer]:
         assert made.shape is not None
         assert made.domain is not None
         assert read.domain is not None
-        assert read.time is not None
         found.append(
             Layer(
                 path=node.path,
@@ -55,7 +54,7 @@ def layers(graph: Graph) -> list[Layer]:
                 macs=node.macs(graph.input_shapes(node.path), made.shape),
                 domain=made.domain,
                 reads=read.domain,
-                time=read.time,
+                time=Time.STEPPED if Time.STEPPED in (read.time, made.time) else Time.STATIC,
             )
         )
     return found

@@ -51,7 +51,9 @@ class Canvas:
         )
         middle, first = x + BOX_WIDTH / 2, y + BOX_HEIGHT / 2 + (4 if len(lines) == 1 else -3)
         for number, line in enumerate(lines):
-            self.text(middle, first + 15 * number, line, kind="soft" if number else "", anchor="middle")
+            self.text(
+                middle, first + 15 * number, line, kind="soft" if number else "", anchor="middle"
+            )
         self.grow(x + BOX_WIDTH, y + BOX_HEIGHT)
 
     def text(self, x: float, y: float, text: str, *, kind: str = "", anchor: str = "start") -> None:
@@ -77,7 +79,7 @@ def draw(genotype: ast.Genotype) -> str:
         top = _backbone(canvas, genotype, graph, backbone, top)
     top = _heads(canvas, genotype, top)
     for cell in genotype.cells.values():
-        top = _cell(canvas, cell, top)
+        top = _cell(canvas, cell, genotype.default_neuron.kind, top)
     width, height = canvas.width + MARGIN, canvas.height + MARGIN
     body = "\n".join(canvas.elements)
     return (
@@ -102,7 +104,10 @@ def _backbone(
     canvas.text(MARGIN, top + 8, f"backbone {backbone.name}({backbone.parameter})")
     top += 40
     x = float(MARGIN)
-    stem = [(_operation_name(op), _size(graph, f"{prefix}.stem.{i}")) for i, op in enumerate(backbone.stem)]
+    stem = [
+        (_operation_name(op), _size(graph, f"{prefix}.stem.{i}"))
+        for i, op in enumerate(backbone.stem)
+    ]
     cells = backbone.layers.cells if isinstance(backbone.layers, ast.Layers) else ()
     places: list[tuple[float, float]] = []
     for lines in stem:
@@ -135,7 +140,8 @@ def _backbone(
             if cell_number:
                 canvas.path(_leap(source, after), "back")
     if isinstance(backbone.layers, ast.Trellis):
-        bottom = top + (backbone.layers.levels - 1) * 34
+        levels = min(backbone.layers.levels, backbone.layers.depth + 1)
+        bottom = top + (levels - 1) * 34
     canvas.grow(0, bottom + BOX_HEIGHT)
     return max(canvas.height, bottom + BOX_HEIGHT) + 28
 
@@ -155,6 +161,9 @@ def _trellis(canvas: Canvas, trellis: ast.Trellis, x: float, top: float) -> floa
         if layer >= 0:
             canvas.elements.append(f'<circle class="node" cx="{cx:g}" cy="{cy:g}" r="9"/>')
             canvas.grow(cx + 9, cy + 9)
+        if layer == trellis.depth - 1:
+            end = x + 40 + 76 * trellis.depth
+            canvas.path(f"M {cx + 9:g} {cy:g} L {end:g} {top + BOX_HEIGHT / 2:g}", "back")
     caption = f"{trellis.depth} layers of {trellis.cell}, {trellis.levels} levels, to be searched"
     canvas.text(x, top - 10, caption, kind="soft")
     return x + 40 + 76 * trellis.depth
@@ -205,7 +214,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 # --- cells --------------------------------------------------------------------------------------
 
 
-def _cell(canvas: Canvas, cell: ast.Cell | ast.SearchCell, top: float) -> float:
+def _cell(canvas: Canvas, cell: ast.Cell | ast.SearchCell, default: str, top: float) -> float:
     """States and nodes in a row; what a node reads comes in as an arc above."""
     names = [*cell.states]
     if isinstance(cell, ast.Cell):
@@ -217,7 +226,9 @@ def _cell(canvas: Canvas, cell: ast.Cell | ast.SearchCell, top: float) -> float:
     canvas.text(MARGIN, top + 10, f"cell {cell.name}({', '.join(cell.states)})", kind="title")
     if isinstance(cell, ast.SearchCell):
         choices = " | ".join(c.operation + (f" b{c.b:g}" if c.b else "") for c in cell.candidates)
-        canvas.text(MARGIN, top + 30, f"every edge one of {choices}; {cell.keep} kept per node", kind="soft")
+        canvas.text(
+            MARGIN, top + 30, f"every edge one of {choices}; {cell.keep} kept per node", kind="soft"
+        )
         top += 20
     base = top + 40 + 24 * longest + 12
     place = {name: MARGIN + index * STATE_GAP for index, name in enumerate([*names, "concat"])}
@@ -238,17 +249,22 @@ def _cell(canvas: Canvas, cell: ast.Cell | ast.SearchCell, top: float) -> float:
     for name in names[2:]:
         x0, x1 = place[name] + BOX_WIDTH / 2, place["concat"] + BOX_WIDTH / 2
         depth = below + 26
-        canvas.path(f"M {x0:g} {below:g} C {x0:g} {depth:g} {x1:g} {depth:g} {x1:g} {below:g}", "back")
+        canvas.path(
+            f"M {x0:g} {below:g} C {x0:g} {depth:g} {x1:g} {depth:g} {x1:g} {below:g}", "back"
+        )
     for name in names:
-        neuron = _node_neuron(cell, name)
-        canvas.box(place[name], base, (name, neuron) if neuron else (name,), kind="node" if neuron else "box")
+        neuron = _node_neuron(cell, name, default)
+        canvas.box(
+            place[name],
+            base,
+            (name, neuron) if neuron else (name,),
+            kind="node" if neuron else "box",
+        )
     canvas.box(place["concat"], base, ("concat",))
     return below + 48
 
 
-def _arcs(
-    cell: ast.Cell | ast.SearchCell, names: list[str]
-) -> Iterator[tuple[int, int, str, str]]:
+def _arcs(cell: ast.Cell | ast.SearchCell, names: list[str]) -> Iterator[tuple[int, int, str, str]]:
     if isinstance(cell, ast.SearchCell):
         for target in range(2, len(names)):
             yield from ((source, target, "", "back") for source in range(target))
@@ -260,10 +276,10 @@ def _arcs(
             yield names.index(op.state), names.index(node.name), label, kind
 
 
-def _node_neuron(cell: ast.Cell | ast.SearchCell, name: str) -> str:
+def _node_neuron(cell: ast.Cell | ast.SearchCell, name: str, default: str) -> str:
     if name in cell.states:
         return ""
     if isinstance(cell, ast.SearchCell):
-        return "neuron"
+        return default
     node = next(node for node in cell.nodes if node.name == name)
-    return node.neuron.kind if node.neuron else "neuron"
+    return node.neuron.kind if node.neuron else default

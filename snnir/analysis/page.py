@@ -10,7 +10,10 @@ import jinja2
 def render_page(report: dict[str, Any], drawing: str) -> str:
     """Fill report.html.j2 with a report and the network's SVG."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("snnir.analysis", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("snnir.analysis", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"

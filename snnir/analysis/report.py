@@ -47,12 +47,13 @@ def structure_report(graph: Graph, folded: Graph) -> dict[str, Any]:
 def full_report(graph: Graph, folded: Graph, firing: FiringRates) -> dict[str, Any]:
     """The structure with measured firing rates and the energy that follows from them."""
     report = structure_report(graph, folded)
-    rates = firing.neurons | firing.read
-    for entry in report["layers"]:
-        if entry["path"] in rates:
-            key = "firing_rate" if entry["path"] in firing.neurons else "input_rate"
-            entry[key] = rates[entry["path"]]
-    operations = count_operations(layers(folded), firing.read, graph.steps)
+    found = layers(folded)
+    for entry, layer in zip(report["layers"], found, strict=True):
+        if layer.path in firing.neurons:
+            entry["firing_rate"] = firing.neurons[layer.path]
+        elif layer.path in firing.read and not layer.reads.multiplies:
+            entry["input_rate"] = firing.read[layer.path]
+    operations = count_operations(found, firing.read, graph.steps)
     spiking = [firing.neurons[n.path] for n in folded.neurons if n.spiking]
     return report | {
         "firing_rate": sum(spiking) / len(spiking) if spiking else 0.0,

@@ -251,7 +251,16 @@ class Annotate(Element):
 
 
 Statement = (
-    Input | Steps | DefaultNeuron | Cell | SearchCell | Backbone | Definition | Head | Auxiliary | Annotate
+    Input
+    | Steps
+    | DefaultNeuron
+    | Cell
+    | SearchCell
+    | Backbone
+    | Definition
+    | Head
+    | Auxiliary
+    | Annotate
 )
 
 

@@ -32,7 +32,11 @@ def _statements(genotype: ast.Genotype) -> Iterator[Diagnostic]:
         for other in others:
             line = f" (line {first.span.line})" if first and first.span else ""
             contradicts = kind is ast.Steps and first.count != other.count
-            wrong = f"`steps {other.count}` after `steps {first.count}`" if contradicts else f"a second `{what}`"
+            wrong = (
+                f"`steps {other.count}` after `steps {first.count}`"
+                if contradicts
+                else f"a second `{what}`"
+            )
             yield Diagnostic(f"found {wrong}, expected one{line}", other.span)
     values = (*genotype.inputs, *genotype.all(ast.Backbone), *genotype.all(ast.Definition))
     yield from _unique(values, "name")
@@ -83,7 +87,8 @@ def _cell(cell: ast.Cell) -> Iterator[Diagnostic]:
 def _search_cell(cell: ast.SearchCell) -> Iterator[Diagnostic]:
     if cell.keep > 2:
         yield Diagnostic(
-            f"found keep={cell.keep}, expected at most 2: the first node has two states to read", cell.span
+            f"found keep={cell.keep}, expected at most 2: the first node has two states to read",
+            cell.span,
         )
     for candidate in cell.candidates:
         if cell.candidates.count(candidate) > 1:
@@ -96,7 +101,8 @@ def _backbone(backbone: ast.Backbone, genotype: ast.Genotype) -> Iterator[Diagno
     for op in (*backbone.stem, *backbone.out):
         if isinstance(op, ast.LayerOperation) and operation_rank(op.operation) != rank:
             yield Diagnostic(
-                f"found {op.operation} in a {rank}-D backbone, expected a {rank}-D operation", op.span
+                f"found {op.operation} in a {rank}-D backbone, expected a {rank}-D operation",
+                op.span,
             )
     if layers is None:
         return
@@ -108,12 +114,16 @@ def _backbone(backbone: ast.Backbone, genotype: ast.Genotype) -> Iterator[Diagno
     for name, span in uses:
         if name not in genotype.cells:
             hint = did_you_mean(name, genotype.cells)
-            yield Diagnostic(f"found unknown cell '{name}', expected one of {_names(genotype.cells)}", span, hint)
+            yield Diagnostic(
+                f"found unknown cell '{name}', expected one of {_names(genotype.cells)}", span, hint
+            )
             continue
         used = genotype.cells[name]
-        operations = used.candidates if isinstance(used, ast.SearchCell) else [
-            operation for node in used.nodes for operation in node.operations
-        ]
+        operations = (
+            used.candidates
+            if isinstance(used, ast.SearchCell)
+            else [operation for node in used.nodes for operation in node.operations]
+        )
         for operation in operations:
             if operation_rank(operation.operation) not in (None, rank):
                 yield Diagnostic(
@@ -169,7 +179,8 @@ def _values(genotype: ast.Genotype) -> Iterator[Diagnostic]:
                 yield from _layer_reference(e, genotype, applied)
             elif e.name in applied and genotype.backbones[e.name].parameter not in inputs:
                 yield Diagnostic(
-                    f"found backbone '{e.name}' as a value, expected it applied: {e.name}(…)", e.span
+                    f"found backbone '{e.name}' as a value, expected it applied: {e.name}(…)",
+                    e.span,
                 )
     for name, arguments in applied.items():
         if not arguments:
@@ -195,7 +206,8 @@ def _layer_reference(
         )
     elif reference.layer >= count:  # type: ignore[operator]
         yield Diagnostic(
-            f"found layer {reference.layer} of '{name}', expected an index below {count}", reference.span
+            f"found layer {reference.layer} of '{name}', expected an index below {count}",
+            reference.span,
         )
 
 

@@ -68,13 +68,13 @@ class _TreeReader:
         if len(sizes) != 3:
             self._fail(f"found {len(sizes)} sizes, expected 3: [channels, height, width]", kind)
         limits = (words.MAX_CHANNELS, words.MAX_SIDE, words.MAX_SIDE)
-        shape = tuple(self.integer(1, limit)(size) for size, limit in zip(sizes, limits, strict=True))
+        shape = tuple(
+            self.integer(1, limit)(size) for size, limit in zip(sizes, limits, strict=True)
+        )
         return ast.Input(name=str(name), kind=str(kind), shape=shape, span=_span(tree))  # type: ignore[arg-type]
 
     def steps(self, tree: Tree) -> ast.Steps:
-        return ast.Steps(
-            count=self.integer(1, words.MAX_STEPS)(tree.children[0]), span=_span(tree)
-        )
+        return ast.Steps(count=self.integer(1, words.MAX_STEPS)(tree.children[0]), span=_span(tree))
 
     def neuron(self, tree: Tree) -> ast.DefaultNeuron:
         return ast.DefaultNeuron(neuron=self.neuron_call(tree.children[0]), span=_span(tree))
@@ -142,7 +142,12 @@ class _TreeReader:
             else:
                 out = self._each(section.children, self.out_operation)
         return ast.Backbone(
-            name=str(name), parameter=str(parameter), stem=stem, layers=layers, out=out, span=_span(tree)
+            name=str(name),
+            parameter=str(parameter),
+            stem=stem,
+            layers=layers,
+            out=out,
+            span=_span(tree),
         )
 
     def layer_operation(self, item: Branch) -> ast.LayerOperation:
@@ -163,7 +168,13 @@ class _TreeReader:
         if name != "resize":
             self._one_of(name, (*words.LAYER_OPERATIONS, "resize"), "operation")
             return self.layer_operation(item)
-        self.bind(name, arguments, {"to": self.word(("stem",), "size")}, positional=("to",), required=("to",))
+        self.bind(
+            name,
+            arguments,
+            {"to": self.word(("stem",), "size")},
+            positional=("to",),
+            required=("to",),
+        )
         return ast.ResizeToStem(span=_span(item))
 
     def layers(self, tree: Tree) -> ast.Layers | ast.Trellis:
@@ -179,7 +190,9 @@ class _TreeReader:
             "depth": self.integer(1, words.MAX_LAYERS),
             "levels": self.integer(1, words.MAX_LEVEL),
         }
-        given |= self.bind(trellis, trellis.children[0].children, sizes, required=("depth", "levels"))
+        given |= self.bind(
+            trellis, trellis.children[0].children, sizes, required=("depth", "levels")
+        )
         if len(cells) != 1 or len(cells[0].children) != 1:
             self._fail("found a list of cells, expected the one cell to search: { NAME }", tree)
         return ast.Trellis(**given, cell=str(cells[0].children[0]), span=_span(tree))
@@ -218,8 +231,12 @@ class _TreeReader:
             "classes": self.integer(1, words.MAX_CLASSES),
             **(more or {}),
         }
-        given = self.bind(name, arguments, schema, positional=("value",), required=("value", "classes"))
-        task = ast.Classify(value=given.pop("value"), classes=given.pop("classes"), span=_span(call))
+        given = self.bind(
+            name, arguments, schema, positional=("value",), required=("value", "classes")
+        )
+        task = ast.Classify(
+            value=given.pop("value"), classes=given.pop("classes"), span=_span(call)
+        )
         return task, given
 
     def disparity(self, name: Token, arguments: list[Branch]) -> ast.Disparity:
@@ -234,7 +251,9 @@ class _TreeReader:
         return ast.Disparity(span=_span(name), **given)
 
     def annotate(self, tree: Tree) -> ast.Annotate:
-        return ast.Annotate(annotations=self._each(tree.children, self.annotation), span=_span(tree))
+        return ast.Annotate(
+            annotations=self._each(tree.children, self.annotation), span=_span(tree)
+        )
 
     def annotation(self, tree: Tree) -> ast.Annotation:
         path, *settings = tree.children
@@ -258,7 +277,11 @@ class _TreeReader:
         span = _span(branch)
         if name != "cost_volume":
             given = self.bind(
-                name, arguments, {"input": self.expression}, positional=("input",), required=("input",)
+                name,
+                arguments,
+                {"input": self.expression},
+                positional=("input",),
+                required=("input",),
             )
             return ast.Application(backbone=str(name), argument=given["input"], span=span)
         schema: dict[str, Reader] = {
@@ -322,7 +345,9 @@ class _TreeReader:
     def word(self, known: tuple[str, ...], what: str) -> Reader:
         def read(branch: Branch) -> str:
             name = self.name(branch)
-            return self._one_of(Token.new_borrow_pos("NAME", name, _first_token(branch)), known, what)
+            return self._one_of(
+                Token.new_borrow_pos("NAME", name, _first_token(branch)), known, what
+            )
 
         return read
 
@@ -421,7 +446,11 @@ class _TreeReader:
     def _one_of(self, name: Token, known: tuple[str, ...], what: str) -> str:
         if str(name) not in known:
             expected = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
-            self._fail(f"found unknown {what} '{name}', expected {expected}", name, did_you_mean(name, known))
+            self._fail(
+                f"found unknown {what} '{name}', expected {expected}",
+                name,
+                did_you_mean(name, known),
+            )
         return str(name)
 
     def _record(self, message: str, at: Branch, hint: str = "") -> None:

@@ -90,10 +90,15 @@ def _keep_blank_lines(lines: list[Line], source: Source) -> None:
 
 def _lines(genotype: ast.Genotype) -> list[Line]:
     begin = _origin(genotype)
-    lines = [Line(0, "snn 1", begin), Line(0, f"network {genotype.name}", begin + 1 if begin else 0)]
+    lines = [
+        Line(0, "snn 1", begin),
+        Line(0, f"network {genotype.name}", begin + 1 if begin else 0),
+    ]
     source = genotype.source
     if source:
-        header = (n for n, text in enumerate(source.text.split("\n"), 1) if text.startswith("network"))
+        header = (
+            n for n, text in enumerate(source.text.split("\n"), 1) if text.startswith("network")
+        )
         lines[1].origin = next(header, begin)
     width = max((len(i.name) for i in genotype.inputs), default=0)
     previous: object = None
@@ -114,7 +119,9 @@ def _statement(statement: ast.Statement, width: int) -> Iterator[Line]:
     origin = _origin(statement)
     match statement:
         case ast.Input(name=name, kind=kind, shape=shape):
-            yield Line(0, f"input {name + ':':{width + 1}} {kind}[{', '.join(map(str, shape))}]", origin)
+            yield Line(
+                0, f"input {name + ':':{width + 1}} {kind}[{', '.join(map(str, shape))}]", origin
+            )
         case ast.Steps(count=count):
             yield Line(0, f"steps {count}", origin)
         case ast.DefaultNeuron(neuron=neuron):
@@ -135,7 +142,9 @@ def _statement(statement: ast.Statement, width: int) -> Iterator[Line]:
             width = max((len(a.path) for a in annotations), default=0)
             yield Line(0, "annotate {", origin)
             for a in annotations:
-                settings = _settings(surrogate=a.surrogate, tau=a.tau, tau_a=a.tau_a, neuron=a.neuron)
+                settings = _settings(
+                    surrogate=a.surrogate, tau=a.tau, tau_a=a.tau_a, neuron=a.neuron
+                )
                 yield Line(2, f"{a.path:{width}}  {settings}", _origin(a))
             yield Line(0, "}", _end(statement))
 
@@ -221,7 +230,9 @@ def print_expression(expression: ast.Expression) -> str:
         case ast.Application(backbone=backbone, argument=argument):
             return f"{backbone}({print_expression(argument)})"
         case ast.CostVolume(left=left, right=right, max_disparity=limit):
-            return _call("cost_volume", print_expression(left), print_expression(right), max_disparity=limit)
+            return _call(
+                "cost_volume", print_expression(left), print_expression(right), max_disparity=limit
+            )
 
 
 def _task(task: ast.Classify | ast.Disparity, **more: object) -> str:
@@ -234,7 +245,9 @@ def _task(task: ast.Classify | ast.Disparity, **more: object) -> str:
 def _layer_operation(op: ast.LayerOperation | ast.ResizeToStem) -> str:
     if isinstance(op, ast.ResizeToStem):
         return "resize(stem)"
-    return _call(op.operation, op.channels, stride=op.stride, bn=op.bn, bias=op.bias, spike=op.spike)
+    return _call(
+        op.operation, op.channels, stride=op.stride, bn=op.bn, bias=op.bias, spike=op.spike
+    )
 
 
 def _neuron(neuron: ast.Neuron) -> str:
@@ -248,7 +261,9 @@ def _call(name: str, *positional: object, **settings: object) -> str:
 
 
 def _settings(glue: str = ", ", /, **settings: object) -> str:
-    return glue.join(f"{key}={_value(value)}" for key, value in settings.items() if value is not None)
+    return glue.join(
+        f"{key}={_value(value)}" for key, value in settings.items() if value is not None
+    )
 
 
 def _value(value: object) -> str:

@@ -14,9 +14,22 @@ from snnir.source import Source, Span
 
 MAX_SYNTAX_ERRORS: Final = 20
 
-KEYWORDS: Final = (
-    "input steps neuron cell backbone head auxiliary annotate search stem layers out network snn"
-).split()
+KEYWORDS: Final = [
+    "input",
+    "steps",
+    "neuron",
+    "cell",
+    "backbone",
+    "head",
+    "auxiliary",
+    "annotate",
+    "search",
+    "stem",
+    "layers",
+    "out",
+    "network",
+    "snn",
+]
 
 _TOP_LEVEL = re.compile(r"^(?=[A-Za-z_])", re.MULTILINE)
 
@@ -98,7 +111,11 @@ def _explain(parser: Lark, text: str, error: UnexpectedInput) -> tuple[Diagnosti
         opening_line = text.count("\n", 0, opened) + 1
         expected = f"'}}' to close the block opened on line {opening_line}"
         statement = max((s for s in starts if s <= opened), default=0)
-        return Diagnostic(f"found {found}, expected {expected}", span), statement, max(here, statement + 1)
+        return (
+            Diagnostic(f"found {found}, expected {expected}", span),
+            statement,
+            max(here, statement + 1),
+        )
     before = re.search(r"([A-Za-z_]\w*)\s*$", text[here:position])
     hint = did_you_mean(before[1], KEYWORDS) if before and before[1] not in KEYWORDS else ""
     return Diagnostic(f"found {found}, expected {expected}", span, hint), here, after

@@ -125,10 +125,17 @@ class _Builder:
     def batch_norm(self, scope: Scope, x: str, span: Span | None) -> str:
         channels = self.shapes[x][0]
         owners = (ir.Owner(scope.owner, channels),)
-        return self.add(ir.BatchNorm(path=scope.path, owners=owners, out_channels=channels, span=span), x)
+        return self.add(
+            ir.BatchNorm(path=scope.path, owners=owners, out_channels=channels, span=span), x
+        )
 
     def neuron(
-        self, path: str, x: str, span: Span | None, given: ast.Neuron | None = None, b: float | None = None
+        self,
+        path: str,
+        x: str,
+        span: Span | None,
+        given: ast.Neuron | None = None,
+        b: float | None = None,
     ) -> str:
         """A neuron; what `given` leaves out comes from the network's default neuron."""
         fields = {**self.default_neuron, **(neuron_fields(given) if given else {})}
@@ -175,7 +182,9 @@ class _Builder:
             x = self.pooling(scope, operation, x, channels, span)
         return self.batch_norm(scope / "bn", x, span) if bn else x
 
-    def pooling(self, scope: Scope, operation: str, x: str, channels: int, span: Span | None) -> str:
+    def pooling(
+        self, scope: Scope, operation: str, x: str, channels: int, span: Span | None
+    ) -> str:
         """Pooling; where channels differ a conv1x1 joins on the side where it reads spikes.
 
         Before an average pool it has no bias: batch norm follows, and the padding then stays zero.
@@ -186,7 +195,12 @@ class _Builder:
             x = self.conv(scope / "conv", x, channels, (1, 1), span, bias=False)
         kind = "average" if average else "max"
         pool = ir.Pool(
-            path=f"{scope.path}.pool", kind=kind, kernel=(3, 3), stride=(1, 1), padding=(1, 1), span=span
+            path=f"{scope.path}.pool",
+            kind=kind,
+            kernel=(3, 3),
+            stride=(1, 1),
+            padding=(1, 1),
+            span=span,
         )
         x = self.add(pool, x)
         if join and not average:
@@ -241,7 +255,11 @@ class _Builder:
         roots: list[ast.Expression] = [d.value for d in self.genotype.definitions.values()]
         roots += [s.task.value for s in (self.genotype.head, *self.genotype.auxiliaries)]
         for root in roots:
-            found |= {e.argument for e in ast.walk(root) if isinstance(e, ast.Application) and e.backbone == name}
+            found |= {
+                e.argument
+                for e in ast.walk(root)
+                if isinstance(e, ast.Application) and e.backbone == name
+            }
         return found
 
     def cost_volume(self, expression: ast.CostVolume) -> str:
@@ -356,7 +374,12 @@ class _Builder:
         return self.add(ir.Concat(path=f"{scope.path}.concat", span=span), *outputs)
 
     def cell_node(
-        self, cell: ast.Cell, node: ast.CellNode, scope: Scope, states: dict[str, str], channels: int
+        self,
+        cell: ast.Cell,
+        node: ast.CellNode,
+        scope: Scope,
+        states: dict[str, str],
+        channels: int,
     ) -> str:
         here = scope / node.name
         currents = []
@@ -392,7 +415,9 @@ class _Builder:
                 alpha = f"cells.{cell.name}.{name}.{state}"
                 gates = tuple(ir.Gate(alpha, k, len(choices)) for k in range(len(choices)))
                 mixed.append(
-                    self.add(ir.Mixed(path=f"{edge.path}.mixed", gates=gates, span=cell.span), *choices)
+                    self.add(
+                        ir.Mixed(path=f"{edge.path}.mixed", gates=gates, span=cell.span), *choices
+                    )
                 )
             total = self.add(ir.Add(path=f"{here.path}.sum", span=cell.span), *mixed)
             states[name] = self.neuron(f"{here.path}.neuron", total, cell.span)
@@ -409,7 +434,9 @@ class _Builder:
         for number, x in enumerate(finals):
             own = scope / f"level{number}" if len(finals) > 1 else scope
             rank = len(self.shapes[x]) - 1
-            x = self.add(ir.AdaptiveAveragePool(path=f"{own.path}.pool", size=(1,) * rank, span=span), x)
+            x = self.add(
+                ir.AdaptiveAveragePool(path=f"{own.path}.pool", size=(1,) * rank, span=span), x
+            )
             x = self.neuron(f"{own.path}.neuron", x, span)
             currents.append(self.linear(own, x, task.classes, span))
         x = currents[0]
@@ -462,7 +489,9 @@ class _Builder:
         x = self.single(task.value)
         shape = self.shapes[x]
         if len(shape) != 4 or shape[0] != 1:
-            self.fail(f"found a value of shape {shape}, expected a cost (1, D, H, W)", task.value.span)
+            self.fail(
+                f"found a value of shape {shape}, expected a cost (1, D, H, W)", task.value.span
+            )
         size = ((task.max_disparity + 1) // 2, *self.genotype.inputs[0].shape[1:])
         x = self.add(ir.Resize(path="head.resize", size=size, mode="linear", span=span), x)
         support = {} if task.support is None else {"support": task.support}

@@ -43,6 +43,7 @@ class Graph:
         self.source = source
         self.annotations = tuple(annotations)
         self._nx = nx.MultiDiGraph()
+        self._order: list[str] | None = None
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -56,8 +57,16 @@ class Graph:
         return self._nx.nodes[path]["node"]
 
     def nodes(self) -> list[Node]:
-        """All nodes, each after what it reads. Raises networkx.NetworkXUnfeasible on a cycle."""
-        return [self[path] for path in nx.topological_sort(self._nx)]
+        """All nodes, each after what it reads, otherwise as they were added.
+
+        Raises networkx.NetworkXUnfeasible on a cycle.
+        """
+        if self._order is None:
+            number = {path: n for n, path in enumerate(self._nx)}
+            self._order = list(
+                nx.lexicographical_topological_sort(self._nx, key=number.__getitem__)
+            )
+        return [self[path] for path in self._order]
 
     def of_type(self, kind: type[N]) -> list[N]:
         """The nodes of one type, in topological order."""
@@ -65,8 +74,7 @@ class Graph:
 
     def inputs(self, path: str) -> tuple[str, ...]:
         """Paths of what `path` reads, in slot order."""
-        edges = self._nx.in_edges(path, keys=True)
-        return tuple(source for source, _, _ in sorted(edges, key=lambda edge: edge[2]))
+        return self._nx.nodes[path]["inputs"]
 
     def consumers(self, path: str) -> list[str]:
         """Paths of the nodes that read `path`, once per read."""
@@ -126,12 +134,14 @@ class Graph:
         """An independent graph with the same (frozen) nodes."""
         twin = Graph(self.name, self.steps, source=self.source, annotations=self.annotations)
         twin._nx = self._nx.copy()
+        twin._order = self._order
         return twin
 
     def add(self, node: Node, inputs: Sequence[str] = ()) -> str:
         """Add a node that reads `inputs`; returns its path."""
         if node.path in self._nx:
             raise ValueError(f"path '{node.path}' is taken")
+        self._order = None
         self._nx.add_node(node.path, node=node, type=TensorType())
         self._connect(node.path, inputs)
         return node.path
@@ -142,6 +152,7 @@ class Graph:
 
     def set_inputs(self, path: str, inputs: Sequence[str]) -> None:
         """Make `path` read `inputs` instead of what it reads."""
+        self._order = None
         self._nx.remove_edges_from(list(self._nx.in_edges(path, keys=True)))
         self._connect(path, inputs)
 
@@ -150,9 +161,10 @@ class Graph:
 
     def redirect(self, old: str, new: str) -> None:
         """Make everything that reads `old` read `new`."""
-        for _, target, slot in list(self._nx.out_edges(old, keys=True)):
-            self._nx.remove_edge(old, target, slot)
-            self._nx.add_edge(new, target, slot)
+        for target in list(self._nx.successors(old)):
+            self.set_inputs(
+                target, [new if source == old else source for source in self.inputs(target)]
+            )
 
     def bypass(self, path: str) -> None:
         """Remove a one-input node; its readers read its input."""
@@ -161,6 +173,7 @@ class Graph:
         self.remove(path)
 
     def remove(self, *paths: str) -> None:
+        self._order = None
         self._nx.remove_nodes_from(paths)
 
     def reachable(self, targets: Sequence[str]) -> set[str]:
@@ -175,6 +188,7 @@ class Graph:
         return seen
 
     def _connect(self, path: str, inputs: Sequence[str]) -> None:
+        self._nx.nodes[path]["inputs"] = tuple(inputs)
         for slot, source in enumerate(inputs):
             if source not in self._nx:
                 raise ValueError(f"'{path}' reads '{source}', which is not in the graph")

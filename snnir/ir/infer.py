@@ -2,37 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Node
 from snnir.ir.types import ShapeError, TensorType
-
-
-def infer_shapes(graph: Graph) -> None:
-    """Attach the shape of every edge. Raises InferenceError at the first node that cannot be."""
-
-    def shape(node: Node, inputs: list[TensorType]) -> TensorType:
-        return replace(graph.type(node.path), shape=node.output_shape([i.shape for i in inputs]))  # type: ignore[misc]
-
-    _infer(graph, shape)
-
-
-def infer_domains(graph: Graph) -> None:
-    """Attach the domain and the time of every edge. Raises InferenceError."""
-
-    def domain(node: Node, inputs: list[TensorType]) -> TensorType:
-        times = [i.time for i in inputs]
-        if len(set(times)) > 1:
-            raise ShapeError("found static and stepped inputs, expected all of one kind")
-        return replace(
-            graph.type(node.path),
-            domain=node.output_domain([i.domain for i in inputs]),  # type: ignore[misc]
-            time=node.output_time(times),  # type: ignore[arg-type]
-        )
-
-    _infer(graph, domain)
 
 
 class InferenceError(Exception):
@@ -43,14 +15,27 @@ class InferenceError(Exception):
         super().__init__(message)
 
 
-def _infer(graph: Graph, rule: Callable[[Node, list[TensorType]], TensorType]) -> None:
+def infer_types(graph: Graph) -> dict[str, TensorType]:
+    """Shape, domain and time of every value, by path, whatever is attached already.
+
+    Raises InferenceError at the first node whose inputs do not fit.
+    """
+    types: dict[str, TensorType] = {}
     for node in graph.nodes():
-        inputs = [graph.type(source) for source in graph.inputs(node.path)]
+        inputs = [types[source] for source in graph.inputs(node.path)]
         low, high = node.arity
         if len(inputs) < low or (high is not None and len(inputs) > high):
             expected = f"{low}" if low == high else f"at least {low}"
             raise InferenceError(node, f"found {len(inputs)} inputs, expected {expected}")
+        times = [i.time for i in inputs]
+        if len(set(times)) > 1:
+            raise InferenceError(node, "found static and stepped inputs, expected all of one kind")
         try:
-            graph.set_type(node.path, rule(node, inputs))
+            types[node.path] = TensorType(
+                shape=node.output_shape([i.shape for i in inputs]),  # type: ignore[misc]
+                domain=node.output_domain([i.domain for i in inputs]),  # type: ignore[misc]
+                time=node.output_time(times),  # type: ignore[arg-type]
+            )
         except ShapeError as error:
             raise InferenceError(node, str(error)) from None
+    return types

@@ -192,7 +192,9 @@ class BatchNorm(WeightLayer):
 
     def parameter_shapes(self) -> dict[str, Shape]:
         return {
-            f"{path}.{name}": (channels,) for path, channels in self.owners for name in ("weight", "bias")
+            f"{path}.{name}": (channels,)
+            for path, channels in self.owners
+            for name in ("weight", "bias")
         }
 
     def buffer_shapes(self) -> dict[str, Shape]:
@@ -268,7 +270,9 @@ class Concat(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         if len({shape[1:] for shape in shapes}) != 1:
-            raise ShapeError(f"found shapes {_listed(shapes)}, expected equal sizes beside the channels")
+            raise ShapeError(
+                f"found shapes {_listed(shapes)}, expected equal sizes beside the channels"
+            )
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def output_domain(self, domains: Sequence[Domain]) -> Domain:
@@ -303,7 +307,9 @@ class Slice(_SameDomain):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
         if not 0 <= self.start < self.stop <= shape[0]:
-            raise ShapeError(f"found {shape[0]} channels, expected [{self.start}, {self.stop}) in them")
+            raise ShapeError(
+                f"found {shape[0]} channels, expected [{self.start}, {self.stop}) in them"
+            )
         return (self.stop - self.start, *shape[1:])
 
 
@@ -368,7 +374,9 @@ class CostVolume(Node):
         if left != right or len(left) != 3:
             raise ShapeError(f"found shapes {left} and {right}, expected two equal (C, H, W)")
         if self.slices > left[2]:
-            raise ShapeError(f"found a width of {left[2]}, expected at least {self.slices} (disparities)")
+            raise ShapeError(
+                f"found a width of {left[2]}, expected at least {self.slices} (disparities)"
+            )
         return (2 * left[0], self.slices, *left[1:])
 
     def output_domain(self, domains: Sequence[Domain]) -> Domain:
@@ -409,7 +417,9 @@ class Mixed(Node):
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         if len(shapes) != len(self.gates) or len(set(shapes)) != 1:
-            raise ShapeError(f"found shapes {_listed(shapes)}, expected {len(self.gates)} equal ones")
+            raise ShapeError(
+                f"found shapes {_listed(shapes)}, expected {len(self.gates)} equal ones"
+            )
         return shapes[0]
 
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -442,7 +452,8 @@ def _windows(sizes: Shape, kernel: Sizes, stride: Sizes, padding: Sizes) -> Shap
     if len(sizes) != len(kernel):
         raise ShapeError(f"found {len(sizes)} spatial dimensions, expected {len(kernel)}")
     out = tuple(
-        (size + 2 * p - k) // s + 1 for size, k, s, p in zip(sizes, kernel, stride, padding, strict=True)
+        (size + 2 * p - k) // s + 1
+        for size, k, s, p in zip(sizes, kernel, stride, padding, strict=True)
     )
     if min(out) < 1:
         raise ShapeError(f"found spatial size {sizes}, expected at least the kernel {kernel}")

@@ -74,7 +74,12 @@ def read_graph(path: str | Path) -> Graph:
 def _node_json(graph: Graph, node: Node) -> dict[str, Any]:
     type_ = graph.type(node.path)
     fields = node.model_dump(mode="json", exclude={"path", "span"}, exclude_defaults=True)
-    entry: dict[str, Any] = {"path": node.path, "op": node.op, "inputs": graph.inputs(node.path), **fields}
+    entry: dict[str, Any] = {
+        "path": node.path,
+        "op": node.op,
+        "inputs": graph.inputs(node.path),
+        **fields,
+    }
     if type_.shape is not None:
         entry["type"] = [type_.shape, type_.domain, type_.time]
     if node.span is not None:

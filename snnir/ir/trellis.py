@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from snnir.ir.build import Scope, _Builder
 
 
-def build_trellis(builder: _Builder, trellis: ast.Trellis, scope: Scope, stem: str) -> tuple[str, ...]:
+def build_trellis(
+    builder: _Builder, trellis: ast.Trellis, scope: Scope, stem: str
+) -> tuple[str, ...]:
     """Add all cells (layer, level) and return the last layer's maps, lowest level first.
 
     Every transition (from a level or its neighbour) is a cell with its own weights; a state is the

@@ -134,5 +134,3 @@ def _feeding(graph: Graph, path: str) -> list[WeightLayer]:
 
 def _generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-

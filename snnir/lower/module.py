@@ -33,7 +33,9 @@ class SpikingModule(nn.Module):
     merged. Neuron state is never stored in the module.
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, np.ndarray] | None = None, *, seed: int = 0):
+    def __init__(
+        self, graph: Graph, weights: Mapping[str, np.ndarray] | None = None, *, seed: int = 0
+    ):
         super().__init__()
         self.graph = graph
         self.batch_norm_momentum = 0.1
@@ -99,7 +101,9 @@ class SpikingModule(nn.Module):
             for source in set(sources):
                 if self._last_read[source] == number:
                     del values[source]
-        head, *auxiliary = [outputs[node.path] for node in self.graph.outputs if node.path in outputs]
+        head, *auxiliary = [
+            outputs[node.path] for node in self.graph.outputs if node.path in outputs
+        ]
         return ((head, auxiliary) if auxiliary else head), flow.new_state
 
     # --- inputs -----------------------------------------------------------------------------

@@ -130,7 +130,8 @@ def _pool(node: ir.Pool, module: SpikingModule, x: Tensor) -> Tensor:
 
 
 @_apply.register(ir.AdaptiveAveragePool)
-def _adaptive_average_pool(node: ir.AdaptiveAveragePool, module: SpikingModule, x: Tensor
+def _adaptive_average_pool(
+    node: ir.AdaptiveAveragePool, module: SpikingModule, x: Tensor
 ) -> Tensor:
     pool: Callable[..., Tensor] = (
         F.adaptive_avg_pool2d if len(node.size) == 2 else F.adaptive_avg_pool3d
@@ -146,7 +147,9 @@ def _flatten(node: ir.Flatten, module: SpikingModule, x: Tensor) -> Tensor:
 @_apply.register(ir.Resize)
 def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
     if node.mode == "linear":
-        return F.interpolate(x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)])
+        return F.interpolate(
+            x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)]
+        )
     for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
         if old == 2 * new:
             x = x[(slice(None),) * axis + (slice(None, None, 2),)]

@@ -54,7 +54,10 @@ def apply_annotations(graph: Graph, weights: Weights) -> bool:
                 graph.replace(new)
                 modified = True
         wrong += [
-            Diagnostic(f"found {key}= on '{annotation.path}', which matches no neuron with one", annotation.span)
+            Diagnostic(
+                f"found {key}= on '{annotation.path}', which matches no neuron with one",
+                annotation.span,
+            )
             for key in sorted(unused)
         ]
     if wrong:

@@ -1,6 +1,6 @@
 """Remove the outputs that only training reads; dead-node removal takes what fed them.
 
-    auxiliary.0.logits = output(m) role=auxiliary      -->      (nothing)
+auxiliary.0.logits = output(m) role=auxiliary      -->      (nothing)
 """
 
 from __future__ import annotations

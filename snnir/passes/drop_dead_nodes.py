@@ -1,6 +1,6 @@
 """Remove nodes that no output depends on. Network inputs stay: they are the interface.
 
-    y = conv(x), unread      -->      (nothing)
+y = conv(x), unread      -->      (nothing)
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Remove nodes that return their input.
 
-    s = add(a); r = resize(s) to its own size; k = identity(r); y = conv(k)      -->      y = conv(a)
+s = add(a); r = resize(s) to its own size; k = identity(r); y = conv(k)      -->      y = conv(a)
 """
 
 from __future__ import annotations

@@ -69,7 +69,9 @@ def _fold_weights(path: str, bn_path: str, eps: float, before: Weights, weights:
     weights[f"{path}.bias"] = (shift if bias is None else shift + bias * scale).astype(weight.dtype)
 
 
-def _fold_average_pool(graph: Graph, bn: BatchNorm, pool: Pool, before: Weights, weights: Weights) -> None:
+def _fold_average_pool(
+    graph: Graph, bn: BatchNorm, pool: Pool, before: Weights, weights: Weights
+) -> None:
     (source,) = graph.inputs(pool.path)
     producer = graph[source]
     graph.bypass(pool.path)

@@ -1,6 +1,6 @@
 """Compute equal values once: parameter-free nodes with the same fields and inputs.
 
-    a = resize(x) size=8x8; b = resize(x) size=8x8      -->      a = resize(x) size=8x8, read twice
+a = resize(x) size=8x8; b = resize(x) size=8x8      -->      a = resize(x) size=8x8, read twice
 """
 
 from __future__ import annotations

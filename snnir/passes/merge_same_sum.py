@@ -79,7 +79,9 @@ def _merge(
     return graph.add(node, [source])
 
 
-def _sum_weights(parts: Sequence[tuple[int, Conv]], owner: str, before: Weights, weights: Weights) -> None:
+def _sum_weights(
+    parts: Sequence[tuple[int, Conv]], owner: str, before: Weights, weights: Weights
+) -> None:
     """Weights side by side per source, added where one source is read twice; biases added."""
     import numpy as np
 
