@@ -1,0 +1,35 @@
+"""Fixtures: genotypes, golden files (`--update-golden` rewrites them), calibrated networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the expected texts")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest):
+    """`golden(path, text)`: the text must be the file's, or becomes it with --update-golden."""
+    update = request.config.getoption("--update-golden")
+
+    def compare(path: Path, text: str) -> None:
+        if update:
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing: run pytest --update-golden"
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The shared folder beside the checkout, where there is one."""
+    if not SHARED.exists():
+        pytest.skip("no shared folder beside this checkout")
+    return SHARED

@@ -1,0 +1,74 @@
+"""What several test modules use: genotypes by name, calibrated networks, recorded runs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnir.genotype import Genotype, parse
+from snnir.ir import build
+from snnir.ir.graph import Graph
+from snnir.ir.nodes import Neuron
+from snnir.lower import SpikingModule
+from snnir.lower.initialise import calibrated_weights, seeded_inputs
+from snnir.passes import TRAINING, run_passes
+from snnir.source import read_source
+from snnir.weights import Weights
+
+TESTS = Path(__file__).parent
+GENOTYPES = TESTS / "genotypes"
+EXAMPLES = ("cifar_space", "hybrid", "spikedhs_cla", "spikedhs_stereo", "stereo_space")
+"""The contract: the language's example files."""
+
+
+def genotype(name: str) -> Genotype:
+    return parse(read_source(GENOTYPES / f"{name}.snn"))
+
+
+def small(text: str) -> Genotype:
+    """A genotype from a few statements, given a header and what else is missing."""
+    return parse(f"snn 1\nnetwork small\n{text}")
+
+
+@cache
+def calibrated(name: str, samples: int = 3) -> tuple[Graph, Weights, tuple[np.ndarray, ...]]:
+    """A graph as built, float32 weights with which every layer fires, and the inputs used."""
+    graph = build(genotype(name))
+    inputs = seeded_inputs(graph, 1, samples)
+    training = run_passes(TRAINING, graph).graph
+    weights = calibrated_weights(training, [torch.from_numpy(x) for x in inputs], 1)
+    return graph, weights, tuple(inputs)
+
+
+def as_float64(weights: Weights) -> Weights:
+    return {name: array.astype(np.float64) for name, array in weights.items()}
+
+
+def run_recorded(
+    graph: Graph, weights: Weights, inputs: tuple[np.ndarray, ...], *, training: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The head's output and every spiking neuron's spikes, in the weights' precision."""
+    module = SpikingModule(graph, weights).train(training)
+    dtype = next(iter(weights.values())).dtype
+    spikes: dict[str, Tensor] = {}
+
+    def keep(node, value):
+        if isinstance(node, Neuron) and node.spiking:
+            spikes[node.path] = value.unfolded(graph.steps).detach()
+        return value
+
+    with torch.no_grad():
+        output, _ = module.run(*(torch.from_numpy(x.astype(dtype)) for x in inputs), observe=keep)
+    return (output[0] if isinstance(output, tuple) else output), spikes
+
+
+def assert_all_fire(spikes: dict[str, Tensor], least: float = 0.005) -> None:
+    """Equality means nothing between silent or saturated layers."""
+    rates = {path: float(x.double().mean()) for path, x in spikes.items()}
+    assert rates
+    dull = {path: rate for path, rate in rates.items() if not least < rate < 0.995}
+    assert not dull, f"silent or saturated: {dull}"
