@@ -22,9 +22,9 @@ from snnir.weights import Weights
 
 
 def language_path(neuron_path: str) -> str:
-    """A neuron's path as the language writes it: `trunk.layers.3.n1.neuron` -> `trunk.layers[3].n1`.
+    """A neuron's path in the language: `trunk.layers.3.n1.neuron` -> `trunk.layers[3].n1`.
 
-    Every application of a backbone answers to its name: `feature(left).stem.0` -> `feature.stem[0]`.
+    Every application of a backbone goes by its name: `feature(left).stem.0` -> `feature.stem[0]`.
     """
     bare = re.sub(r"\([^.]*\)(?=\.)", "", neuron_path)
     indexed = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", bare)

@@ -113,10 +113,12 @@ def _replace_by_depthwise(
     rank = len(graph.shape(bn.path)) - 1
     kernel = pool.kernel if pool else (1,) * rank
     (owner,) = bn.owners
-    graph.replace(
+    folded = f"{owner.path.removesuffix('bn')}depthwise"
+    (source,) = graph.inputs(bn.path)
+    path = graph.add(
         Conv(
-            path=bn.path,
-            owners=(Owner(owner.path, bn.out_channels),),
+            path=f"{bn.path.removesuffix('bn')}depthwise",
+            owners=(Owner(folded, bn.out_channels),),
             in_channels=bn.out_channels,
             out_channels=bn.out_channels,
             groups=bn.out_channels,
@@ -124,16 +126,19 @@ def _replace_by_depthwise(
             stride=pool.stride if pool else (1,) * rank,
             padding=pool.padding if pool else (0,) * rank,
             span=bn.span,
-        )
+        ),
+        [source],
     )
+    graph.redirect(bn.path, path)
+    graph.remove(bn.path)
     if before:
         dtype = before[f"{owner.path}.weight"].dtype
         scale, shift = _scale_and_shift(owner.path, bn.eps, before)
         taps = (scale / volume(kernel)).reshape(-1, 1, *[1] * rank)
         for axis, size in enumerate(kernel, start=2):
             taps = taps.repeat(size, axis=axis)
-        weights[f"{owner.path}.weight"] = taps.astype(dtype)
-        weights[f"{owner.path}.bias"] = shift.astype(dtype)
+        weights[f"{folded}.weight"] = taps.astype(dtype)
+        weights[f"{folded}.bias"] = shift.astype(dtype)
 
 
 FOLD_BATCH_NORM = Pass("fold_batch_norm", fold_batch_norm)
