@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import singledispatchmethod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -56,7 +56,7 @@ def refuse_inexpressible(graph: Graph) -> None:
         reason = {
             ir.Mixed: "a search space is to be decoded first",
             ir.BatchNorm: "batch norm is to be folded first",
-        }.get(type(node))  # type: ignore[call-overload]
+        }.get(type(node))
         if isinstance(node, ir.AdaptiveAveragePool) and set(node.size) != {1}:
             reason = f"adaptive pooling to {node.size}, only to size 1"
         if reason:
@@ -111,11 +111,11 @@ class _Exporter:
         flattened = isinstance(node, ir.Input) and node.kind == "events" and self.form == "sequence"
         return f"{path}.flat" if flattened else path
 
-    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def op(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(self, array: np.ndarray, name: str | None = None) -> str:
+    def constant(self, array: np.ndarray | np.generic, name: str | None = None) -> str:
         """An initializer; nameless ones (few values) are shared by value."""
         if name is None:
             values = "_".join(map(str, array.reshape(-1)))
@@ -156,7 +156,7 @@ class _Exporter:
     @emit.register(ir.Input)
     def _input(self, node: ir.Input, inputs: list[str]) -> None:
         stepped = node.kind == "events" and self.form == "sequence"
-        shape = [*([self.steps] if stepped else []), "N", *node.shape]
+        shape: list[str | int] = [*([self.steps] if stepped else []), "N", *node.shape]
         self.inputs.append(helper.make_tensor_value_info(node.path, TensorProto.FLOAT, shape))
         if stepped:
             self.op("Reshape", [node.path, self.integers(-1, *node.shape)], self.value(node.path))
@@ -188,7 +188,7 @@ class _Exporter:
 
     @emit.register(ir.Pool)
     def _pool(self, node: ir.Pool, inputs: list[str]) -> None:
-        window = dict(kernel_shape=node.kernel, strides=node.stride, pads=node.padding * 2)
+        window = {"kernel_shape": node.kernel, "strides": node.stride, "pads": node.padding * 2}
         if node.kind == "max":
             self.op("MaxPool", inputs, node.path, **window)
         else:
@@ -311,7 +311,7 @@ class _Exporter:
             self.outputs += [self._state_info(node, f"{path}.{name}.next") for name in node.states]
 
     def _state_info(self, node: ir.Neuron, name: str) -> onnx.ValueInfoProto:
-        shape = ["N", *self.graph.shape(node.path)]
+        shape: list[str | int] = ["N", *self.graph.shape(node.path)]
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     @emit.register(ir.MeanOverTime)
@@ -377,7 +377,7 @@ class _Exporter:
             self.op("Reshape", [*inputs, self.integers(self.steps, -1, *shape)], node.path)
         else:
             self.op("Identity", inputs, node.path)
-        sizes = [*([self.steps] if stepped else []), "N", *shape]
+        sizes: list[str | int] = [*([self.steps] if stepped else []), "N", *shape]
         self.outputs.insert(0, helper.make_tensor_value_info(node.path, TensorProto.FLOAT, sizes))
 
 

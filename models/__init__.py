@@ -25,9 +25,8 @@ def source(name: str) -> Source:
     """The text of a genotype in the box. Raises SnnirError for an unknown name."""
     if name not in names():
         hint = did_you_mean(name, names())
-        raise SnnirError(
-            f"found '{name}', expected a file or one of the models: {', '.join(names())}. {hint}".rstrip()
-        )
+        expected = f"a file or one of the models: {', '.join(names())}"
+        raise SnnirError(f"found '{name}', expected {expected}. {hint}".rstrip())
     text = files(__name__).joinpath(f"{name}.snn").read_text(encoding="utf-8")
     return Source(f"{name}.snn", text)
 

@@ -70,8 +70,8 @@ def compile(
     """Fold, export to ONNX and prove; with `out`, write the folder that `snnir compile` writes.
 
     `inputs` (one array per network input, frames [N, C, H, W] or events [T, N, C, H, W], fp32) are
-    what batch norm is calibrated on and the proof runs on; seeded random ones when None. The result's
-    `passed` says whether the proof holds, its `report` is `report.json`.
+    what batch norm is calibrated on and the proof runs on; seeded random ones when None. Of the
+    result, `passed` says whether the proof holds and `report` is `report.json`.
 
     Raises:
         SnnirError: wrong genotype, weights or inputs; nothing is written.

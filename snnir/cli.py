@@ -38,7 +38,7 @@ Json = Annotated[
 def main() -> None:
     """Run the command line; turns errors into exit codes."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="snnir")
     except SnnirError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
@@ -166,7 +166,8 @@ def compile_(
         Path | None,
         typer.Option(
             metavar="X.npz",
-            help="Arrays by input name to calibrate and prove on: frames [N, C, H, W], events [T, N, C, H, W].",
+            help="Arrays by input name to calibrate and prove on: frames [N, C, H, W], "
+            "events [T, N, C, H, W].",
         ),
     ] = None,
     as_json: Json = False,

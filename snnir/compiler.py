@@ -118,7 +118,8 @@ def compile_network(
     calibration = _samples(network, inputs, seed, CALIBRATION_MACS / work, low=2, high=64)
     if given is None:
         say(
-            f"no weights given: seeded ones (seed {seed}), batch norm calibrated so that every layer fires"
+            f"no weights given: seeded ones (seed {seed}), "
+            "batch norm calibrated so that every layer fires"
         )
         training = run_passes(TRAINING, network).graph
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)

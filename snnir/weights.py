@@ -47,7 +47,7 @@ def read_weights(path: str | Path, graph: Graph | None = None) -> Weights:
 def check_weights(
     graph: Graph, weights: Mapping[str, np.ndarray], *, name: str = "weights"
 ) -> None:
-    """Check names, shapes and finiteness against `graph`; weights of auxiliary heads may be left out.
+    """Check names, shapes and finiteness against `graph`; auxiliary heads' weights may be left out.
 
     Raises:
         SnnirError: with the first few differences.
@@ -66,8 +66,9 @@ def check_weights(
             wrong.append(f"{key}: found {weights[key].dtype}, expected floating-point numbers")
         elif not np.isfinite(weights[key]).all():
             wrong.append(f"{key}: found NaN or infinity, expected finite numbers")
+    unknown = f"found a weight that network '{graph.name}' does not have"
     wrong += [
-        f"{key}: found a weight that network '{graph.name}' does not have {did_you_mean(key, expected)}".rstrip()
+        f"{key}: {unknown} {did_you_mean(key, expected)}".rstrip()
         for key in sorted(set(weights) - set(expected))[:3]
     ]
     if wrong:

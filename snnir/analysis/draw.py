@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 
 from snnir.genotype import ast
 from snnir.genotype.printer import print_expression
@@ -22,16 +23,22 @@ MARGIN = 24
 
 STYLE = """
 .snnir { font: 13px system-ui, sans-serif; --ink: #1b2430; --soft: #64748b; --page: #ffffff;
-  --box: #eef2f8; --line: #8494ab; --conv: #2563a8; --skip: #b45309; --pool: #4d7c0f; --node: #e7f0ea; }
+  --box: #eef2f8; --line: #8494ab; --node: #e7f0ea;
+  --conv: #2563a8; --skip: #b45309; --pool: #4d7c0f; }
 @media (prefers-color-scheme: dark) { .snnir { --ink: #e5eaf1; --soft: #9aa8bb; --page: #12161c;
-  --box: #1f2732; --line: #5d6c82; --conv: #7fb2ee; --skip: #f0b26b; --pool: #a9cf6a; --node: #1d2f27; } }
+  --box: #1f2732; --line: #5d6c82; --node: #1d2f27;
+  --conv: #7fb2ee; --skip: #f0b26b; --pool: #a9cf6a; } }
 .snnir .page { fill: var(--page); } .snnir text { fill: var(--ink); }
-.snnir .soft { fill: var(--soft); font-size: 11px; } .snnir .title { font-weight: 600; font-size: 15px; }
-.snnir .box { fill: var(--box); stroke: var(--line); } .snnir .node { fill: var(--node); stroke: var(--line); }
+.snnir .soft { fill: var(--soft); font-size: 11px; }
+.snnir .title { font-weight: 600; font-size: 15px; }
+.snnir .box { fill: var(--box); stroke: var(--line); }
+.snnir .node { fill: var(--node); stroke: var(--line); }
 .snnir path { fill: none; stroke: var(--line); stroke-width: 1.5; }
-.snnir .back { stroke-dasharray: 4 4; } .snnir .conv { stroke: var(--conv); } .snnir .skip { stroke: var(--skip); }
-.snnir .pool { stroke: var(--pool); } .snnir .plate { fill: var(--page); opacity: .85; }
-.snnir text.conv { fill: var(--conv); stroke: none; } .snnir text.skip { fill: var(--skip); stroke: none; }
+.snnir .back { stroke-dasharray: 4 4; } .snnir .conv { stroke: var(--conv); }
+.snnir .skip { stroke: var(--skip); } .snnir .pool { stroke: var(--pool); }
+.snnir .plate { fill: var(--page); opacity: .85; }
+.snnir text.conv { fill: var(--conv); stroke: none; }
+.snnir text.skip { fill: var(--skip); stroke: none; }
 .snnir text.pool { fill: var(--pool); stroke: none; }
 """
 
@@ -46,9 +53,8 @@ class Canvas:
 
     def box(self, x: float, y: float, lines: Sequence[str], *, kind: str = "box") -> None:
         """A box with its upper left corner at (x, y)."""
-        self.elements.append(
-            f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6"/>'
-        )
+        size = f'width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
+        self.elements.append(f'<rect class="{kind}" x="{x:g}" y="{y:g}" {size} rx="6"/>')
         middle, first = x + BOX_WIDTH / 2, y + BOX_HEIGHT / 2 + (4 if len(lines) == 1 else -3)
         for number, line in enumerate(lines):
             self.text(
@@ -81,12 +87,13 @@ def draw(genotype: ast.Genotype) -> str:
     for cell in genotype.cells.values():
         top = _cell(canvas, cell, genotype.default_neuron.kind, top)
     width, height = canvas.width + MARGIN, canvas.height + MARGIN
+    size = f'width="{width:g}" height="{height:g}"'
     body = "\n".join(canvas.elements)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="snnir" width="{width:g}" height="{height:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="snnir" {size} '
         f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(genotype.name)}">\n'
         f"<style>{STYLE}</style>\n"
-        f'<rect class="page" width="{width:g}" height="{height:g}"/>\n{body}\n</svg>\n'
+        f'<rect class="page" {size}/>\n{body}\n</svg>\n'
     )
 
 
@@ -131,7 +138,7 @@ def _backbone(
         canvas.box(x, y, (name, _size(graph, f"{prefix}.out.{index}")))
         places.append((x, y))
         x += COLUMN
-    for index, (here, after) in enumerate(zip(places, places[1:], strict=False)):
+    for index, (here, after) in enumerate(pairwise(places)):
         if after[0] - here[0] <= COLUMN:
             canvas.path(_link(here, after))
         cell_number = index - first
@@ -241,9 +248,8 @@ def _cell(canvas: Canvas, cell: ast.Cell | ast.SearchCell, default: str, top: fl
         if label:
             middle, line = (x0 + x1) / 2, base - 0.75 * height
             width = 6.6 * len(label)
-            canvas.elements.append(
-                f'<rect class="plate" x="{middle - width / 2:g}" y="{line - 8:g}" width="{width:g}" height="15"/>'
-            )
+            corner = f'x="{middle - width / 2:g}" y="{line - 8:g}"'
+            canvas.elements.append(f'<rect class="plate" {corner} width="{width:g}" height="15"/>')
             canvas.text(middle, line + 4, label, kind=kind, anchor="middle")
     below = base + BOX_HEIGHT
     for name in names[2:]:

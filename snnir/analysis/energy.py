@@ -27,7 +27,8 @@ COST_MODELS: Final = (
         "45nm",
         addition_pj=0.9,
         mac_pj=4.6,
-        source="Horowitz 2014, 45 nm CMOS, fp32 arithmetic alone, no memory traffic; as the paper's Table 8",
+        source="Horowitz 2014, 45 nm CMOS, fp32 arithmetic alone, no memory traffic; "
+        "as the paper's Table 8",
     ),
 )
 

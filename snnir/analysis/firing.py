@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node, WeightLayer
 from snnir.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)

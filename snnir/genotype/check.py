@@ -66,7 +66,8 @@ def _cell(cell: ast.Cell) -> Iterator[Diagnostic]:
             if state in nodes and state not in known:
                 what = "itself" if state == node.name else f"'{state}', which is defined later"
                 yield Diagnostic(
-                    f"found '{node.name}' reading {what} (a cycle), expected one of {', '.join(known)}",
+                    f"found '{node.name}' reading {what} (a cycle), "
+                    f"expected one of {', '.join(known)}",
                     operation.span,
                 )
             elif state not in known:
@@ -77,7 +78,8 @@ def _cell(cell: ast.Cell) -> Iterator[Diagnostic]:
                 )
             elif state in read:
                 yield Diagnostic(
-                    f"found '{node.name}' reading '{state}' twice, expected each state at most once",
+                    f"found '{node.name}' reading '{state}' twice, "
+                    "expected each state at most once",
                     operation.span,
                 )
             read.add(state)
@@ -139,7 +141,8 @@ def _levels(layers: ast.Layers) -> Iterator[Diagnostic]:
         if abs(placed.level - before) > 1:
             after = f"level {before}" if index else "the stem (level 0)"
             yield Diagnostic(
-                f"found level {placed.level} after {after}, expected levels that differ by at most 1",
+                f"found level {placed.level} after {after}, "
+                "expected levels that differ by at most 1",
                 placed.span,
             )
         before = placed.level
@@ -201,7 +204,8 @@ def _layer_reference(
         yield Diagnostic(f"found layers of '{name}', expected a backbone", reference.span)
     elif len(applied[name]) > 1:
         yield Diagnostic(
-            f"found layers of '{name}', which is applied {len(applied[name])} times: which one is meant?",
+            f"found layers of '{name}', which is applied {len(applied[name])} times: "
+            "which one is meant?",
             reference.span,
         )
     elif reference.layer >= count:  # type: ignore[operator]

@@ -64,6 +64,7 @@ class _TreeReader:
 
     def input(self, tree: Tree) -> ast.Input:
         name, kind, *sizes = tree.children
+        assert isinstance(kind, Token)
         self._one_of(kind, words.INPUT_KINDS, "input kind")
         if len(sizes) != 3:
             self._fail(f"found {len(sizes)} sizes, expected 3: [channels, height, width]", kind)
@@ -81,7 +82,11 @@ class _TreeReader:
 
     def cell(self, tree: Tree) -> ast.Cell | ast.SearchCell:
         name, first, second, settings, *body = tree.children
-        common = dict(name=str(name), states=(str(first), str(second)), span=_span(tree))
+        common: dict[str, Any] = {
+            "name": str(name),
+            "states": (str(first), str(second)),
+            "span": _span(tree),
+        }
         given = self.bind(name, settings.children, {"mix": self.word(words.MIXES, "mix")})
         if body and body[0].data == "search":
             if given:
@@ -99,8 +104,9 @@ class _TreeReader:
             "keep": self.integer(1, 64),
             "mix": self.word(words.MIXES, "mix"),
         }
+        read = self._each(candidates, self.candidate)
         given = self.bind(tree, settings.children, schema, required=("nodes", "keep"))
-        return {**given, "candidates": self._each(candidates, self.candidate)}
+        return {**given, "candidates": read}
 
     def candidate(self, item: Branch) -> ast.Candidate:
         name, arguments = self.call_parts(item)
@@ -326,9 +332,10 @@ class _TreeReader:
         return ast.Surrogate(kind=kind, span=_span(item), **given)  # type: ignore[arg-type]
 
     def leak(self, branch: Branch) -> float:
-        value = self.number(0, 1)(branch)
-        if value == 1:
-            self._fail("found 1, expected a leak factor in [0, 1); without leak use `if`", branch)
+        value = float(branch) if isinstance(branch, Token) else math.nan
+        if not 0 <= value < 1:
+            hint = "without leak the neuron is `if`" if value == 1 else ""
+            self._fail(f"found {_text(branch)}, expected a leak factor in [0, 1)", branch, hint)
         return value
 
     def temperature(self, branch: Branch) -> float:
@@ -382,6 +389,7 @@ class _TreeReader:
         if isinstance(item, Token):
             self._fail(f"found '{item}', expected a name", item)
         name = item.children[0]
+        assert isinstance(name, Token)
         if item.data == "path" and len(item.children) > 1:
             self._fail(f"found '{path_text(item)}', expected a name", item)
         return name, list(item.children[1:]) if item.data == "call" else []

@@ -43,12 +43,13 @@ def format_source(source: Source) -> str:
 
 
 def _join(lines: Sequence[Line]) -> str:
-    out = []
+    out: list[str] = []
     for line in lines:
         margin = " " * line.indent
         if line.blank_before and out:
             out.append("")
-        out += [(margin + comment) if comment else "" for comment in line.own_comments]
+        inside = margin + "  " * (line.text == "}")
+        out += [(inside + comment) if comment else "" for comment in line.own_comments]
         out.append(f"{margin}{line.text}{line.comment}")
     return "\n".join(out) + "\n"
 
@@ -72,7 +73,9 @@ def _place_comments(lines: list[Line], comments: list[Comment], source: Source) 
         if line.comment:
             line.comment += " " + comment.text
         else:
-            gap = comment.column - 1 - line.indent - len(line.text)
+            code = source.line(comment.line)[: comment.column - 1]
+            unchanged = code.rstrip() == " " * line.indent + line.text
+            gap = len(code) - len(code.rstrip()) if unchanged else 0
             line.comment = " " * max(2, gap) + comment.text
     return after
 

@@ -45,13 +45,18 @@ class Comment(NamedTuple):
 @cache
 def _lark() -> tuple[Lark, list[Token]]:
     comments: list[Token] = []
+
+    def keep(comment: Token) -> Token:
+        comments.append(comment)
+        return comment
+
     parser = Lark(
         grammar_text(),
         parser="lalr",
         start="genotype",
         propagate_positions=True,
         maybe_placeholders=False,
-        lexer_callbacks={"COMMENT": lambda token: (comments.append(token), token)[1]},
+        lexer_callbacks={"COMMENT": keep},
     )
     return parser, comments
 
@@ -75,7 +80,7 @@ def parse_tree(source: Source) -> tuple[Tree, list[Comment]]:
             raise GenotypeError(source, [Diagnostic("found brackets nested too deeply")]) from None
         found.append(diagnostic)
         blanked = text[:start] + re.sub(r"\S", " ", text[start:end]) + text[end:]
-        if blanked == text or len(found) == MAX_SYNTAX_ERRORS or start == 0:
+        if blanked == text or len(found) == MAX_SYNTAX_ERRORS or _in_header(text, start):
             break
         text = blanked
     if found:
@@ -119,6 +124,11 @@ def _explain(parser: Lark, text: str, error: UnexpectedInput) -> tuple[Diagnosti
     before = re.search(r"([A-Za-z_]\w*)\s*$", text[here:position])
     hint = did_you_mean(before[1], KEYWORDS) if before and before[1] not in KEYWORDS else ""
     return Diagnostic(f"found {found}, expected {expected}", span, hint), here, after
+
+
+def _in_header(text: str, start: int) -> bool:
+    """Whether a statement is `snn 1` or `network NAME`, without which nothing else parses."""
+    return start == 0 or text.startswith(("snn", "network"), start)
 
 
 def _unclosed_brace(text: str, end: int) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from snnir.errors import Diagnostic, GenotypeError
 from snnir.genotype import ast
@@ -193,10 +193,9 @@ class _Builder:
         join = self.shapes[x][0] != channels
         if join and average:
             x = self.conv(scope / "conv", x, channels, (1, 1), span, bias=False)
-        kind = "average" if average else "max"
         pool = ir.Pool(
             path=f"{scope.path}.pool",
-            kind=kind,
+            kind="average" if average else "max",
             kernel=(3, 3),
             stride=(1, 1),
             padding=(1, 1),
@@ -253,7 +252,8 @@ class _Builder:
         if backbone.parameter in inputs:
             found.add(ast.Reference(name=backbone.parameter))
         roots: list[ast.Expression] = [d.value for d in self.genotype.definitions.values()]
-        roots += [s.task.value for s in (self.genotype.head, *self.genotype.auxiliaries)]
+        roots.append(self.genotype.head.task.value)
+        roots += [a.task.value for a in self.genotype.auxiliaries]
         for root in roots:
             found |= {
                 e.argument
@@ -274,7 +274,8 @@ class _Builder:
         slices = expression.max_disparity // max(1, round(width / self.shapes[left][-1]))
         if slices < 1:
             self.fail(
-                f"found max_disparity={expression.max_disparity}, expected at least one pixel of the maps",
+                f"found max_disparity={expression.max_disparity}, "
+                "expected at least one pixel of the maps",
                 expression.span,
             )
         return self.add(ir.CostVolume(path=path, slices=slices, span=expression.span), left, right)
@@ -302,12 +303,12 @@ class _Builder:
             finals = layers[-1:]
         elif isinstance(backbone.layers, ast.Trellis):
             finals = build_trellis(self, backbone.layers, scope, x)
-        for index, op in enumerate(backbone.out):
+        for index, last in enumerate(backbone.out):
             here = scope / "out" / index
-            if isinstance(op, ast.ResizeToStem):
-                finals = (self.resize(f"{here.path}.resize", finals[0], stem_size, op.span),)
+            if isinstance(last, ast.ResizeToStem):
+                finals = (self.resize(f"{here.path}.resize", finals[0], stem_size, last.span),)
             else:
-                finals = (self.layer_operation(here, op, *finals, size=stem_size),)
+                finals = (self.layer_operation(here, last, *finals, size=stem_size),)
         return Features(finals, layers, stem_size)
 
     def layer_operation(
@@ -383,7 +384,14 @@ class _Builder:
     ) -> str:
         here = scope / node.name
         currents = []
-        for op in node.operations:
+        operations = [op for op in node.operations if op.state in states]
+        if not operations:
+            self.fail(
+                f"{here.path}: found only states that a trellis does not have there, "
+                f"expected another one beside '{node.operations[0].state}'",
+                node.span,
+            )
+        for op in operations:
             edge = here / op.state
             x = self.operation(edge, op.operation, states[op.state], channels, op.span)
             if cell.mix == "spike":
@@ -461,8 +469,8 @@ class _Builder:
         self.add(ir.Output(path=name, span=span, **output), x)  # type: ignore[arg-type]
 
     def auxiliary(self, index: int, auxiliary: ast.Auxiliary) -> None:
-        """LIF(pool to 2x2), conv1x1 to 128 and conv2x2 to 768, both + BN + LIF, linear + BN, mean over
-        time (PAPER §3). Made for 8x8 maps, where the pool is 5x5 with stride 3."""
+        """LIF(pool to 2x2), conv1x1 to 128 and conv2x2 to 768, both + BN + LIF, linear + BN, mean
+        over time (PAPER §3). Made for 8x8 maps, where the pool is 5x5 with stride 3."""
         span, task = auxiliary.span, auxiliary.task
         scope = Scope(f"auxiliary.{index}", f"auxiliary.{index}")
         x = self.single(task.value)
@@ -499,9 +507,9 @@ class _Builder:
         self.add(ir.Output(path="disparity", span=span), x)
 
 
-def neuron_fields(neuron: ast.Neuron) -> dict[str, object]:
+def neuron_fields(neuron: ast.Neuron) -> dict[str, Any]:
     """The IR fields that a neuron call gives."""
-    fields: dict[str, object] = {
+    fields = {
         key: value
         for key, value in neuron.__dict__.items()
         if value is not None and key not in ("span", "surrogate")
@@ -511,6 +519,6 @@ def neuron_fields(neuron: ast.Neuron) -> dict[str, object]:
     return fields
 
 
-def surrogate_fields(surrogate: ast.Surrogate) -> dict[str, object]:
+def surrogate_fields(surrogate: ast.Surrogate) -> dict[str, Any]:
     """The IR fields that a surrogate call gives."""
     return {"surrogate": surrogate.kind} | ({} if surrogate.b is None else {"b": surrogate.b})

@@ -6,7 +6,7 @@ Shapes leave out steps and batch. Every node has one output; `path` names both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -69,9 +69,9 @@ class WeightLayer(Node):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_parameters(cls, data: dict) -> dict:
+    def _own_parameters(cls, data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(data, dict) and not data.get("owners"):
-            channels = data.get("out_channels", data.get("out_features"))
+            channels: Any = data.get("out_channels", data.get("out_features"))
             data = {**data, "owners": (Owner(data["path"], channels),)}
         return data
 
@@ -398,10 +398,10 @@ class SoftArgmin(Node):
 
 
 class Gate(NamedTuple):
-    """One softmax weight: entry `index` of the `size` logits stored under `owner`."""
+    """One softmax weight: of the `size` logits stored under `owner`, the one at `entry`."""
 
     owner: str
-    index: int
+    entry: int
     size: int
 
 
@@ -437,8 +437,8 @@ class Output(_SameDomain):
 NODE_TYPES: Final[dict[str, type[Node]]] = {
     node.op: node
     for node in (
-        Input, Repeat, Identity, Conv, BatchNorm, Linear, Pool, AdaptiveAveragePool, Flatten, Resize,
-        Concat, Add, Slice, Neuron, MeanOverTime, CostVolume, SoftArgmin, Mixed, Output,
+        Input, Repeat, Identity, Conv, BatchNorm, Linear, Pool, AdaptiveAveragePool, Flatten,
+        Resize, Concat, Add, Slice, Neuron, MeanOverTime, CostVolume, SoftArgmin, Mixed, Output,
     )
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ FORMAT = "snnir-graph/1"
 
 
 def graph_to_json(graph: Graph) -> str:
-    """The graph as JSON, one node per line: stable, so that a change of the network shows as one."""
+    """The graph as JSON, one node per line: stable, so a change of the network shows as one."""
     header = {
         "format": FORMAT,
         "name": graph.name,

@@ -15,7 +15,7 @@ from snnir.weights import Weights, expected_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
-SILENT = 1e-3
+SILENT = 0.02
 """A firing rate below which calibration calls a layer silent."""
 
 MAX_ROUNDS = 24

@@ -123,7 +123,8 @@ class SpikingModule(nn.Module):
         dims = (5,) if node.kind == "events" else (4, 5)
         if x.dim() not in dims or tuple(x.shape[-3:]) != node.shape:
             raise SnnirError(
-                f"input '{node.path}': found shape {list(x.shape)}, expected {form} with [C, H, W] = {list(node.shape)}"
+                f"input '{node.path}': found shape {list(x.shape)}, "
+                f"expected {form} with [C, H, W] = {list(node.shape)}"
             )
         return Value(x.flatten(0, 1), True) if x.dim() == 5 else Value(x, False)
 

@@ -203,7 +203,7 @@ def _soft_argmin(node: ir.SoftArgmin, module: SpikingModule, cost: Tensor) -> Te
 def _mixed(node: ir.Mixed, module: SpikingModule, *inputs: Tensor) -> Tensor:
     total = None
     for gate, x in zip(node.gates, inputs, strict=True):
-        weight = torch.softmax(module.parameter(f"{gate.owner}.logits"), 0)[gate.index]
+        weight = torch.softmax(module.parameter(f"{gate.owner}.logits"), 0)[gate.entry]
         total = weight * x if total is None else total + weight * x
     assert total is not None
     return total
