@@ -43,11 +43,13 @@ def run(tmp_path, monkeypatch, capsys):
 
     def command(*arguments):
         monkeypatch.setattr(sys, "argv", ["snnir", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
+        code = 0
+        try:
             cli.main()
-            raise SystemExit(0)
+        except SystemExit as stop:
+            code = stop.code or 0
         captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
+        return code, captured.out, captured.err
 
     return command
 
@@ -90,7 +92,9 @@ def test_the_energy_is_the_papers_formula(compiled):
     assert encoder["runs_per_sample"] == 1
     assert encoder["reads"] == "real"
     additions = sum(
-        layer["macs"] * layer["input_rate"] * 4 for layer in report["layers"] if "input_rate" in layer
+        layer["macs"] * layer["input_rate"] * 4
+        for layer in report["layers"]
+        if "input_rate" in layer
     )
     expected = (additions * 0.9 + encoder["macs"] * 4.6) / 1e9
     assert report["energy"]["45nm"] == pytest.approx(expected)
@@ -195,14 +199,20 @@ def test_silent_layers_are_named_not_hidden(run, tmp_path):
     _, weights, _ = calibrated("hybrid")
     quiet = {k: np.full_like(v, -9) if k.endswith("bn.bias") else v for k, v in weights.items()}
     (tmp_path / "w.safetensors").write_bytes(weights_bytes(quiet))
-    code, out, _ = run("compile", GENOTYPES / "hybrid.snn", "-o", "out", "--weights", "w.safetensors")
+    code, out, _ = run(
+        "compile", GENOTYPES / "hybrid.snn", "-o", "out", "--weights", "w.safetensors"
+    )
     assert code == 0
     assert "silent layer, so nothing is proved about it: trunk.layers.0.n0.neuron" in out
     assert "Silent layers" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_a_hybrid_network_reports_its_violations(run):
-    text = (GENOTYPES / "hybrid.snn").read_text().replace("layers[2].n1  neuron", "layers[0].n0  neuron")
+    text = (
+        (GENOTYPES / "hybrid.snn")
+        .read_text()
+        .replace("layers[2].n1  neuron", "layers[0].n0  neuron")
+    )
     Path("relu.snn").write_text(text.replace("trunk.layers[0].n0  tau=0.35\n", "\n"))
     code, out, _ = run("compile", "relu.snn", "-o", "out", "--json")
     report = json.loads(out)
@@ -228,7 +238,10 @@ def test_check_counts(run):
 
 def test_fmt_writes_checks_and_keeps_the_mode(run, tmp_path):
     path = tmp_path / "a.snn"
-    path.write_text("snn 1\nnetwork   a\ninput x:frame[1,4,4]\nbackbone t(x){stem conv3x3(2)}\nhead classify(t,classes=2)\n")
+    path.write_text(
+        "snn 1\nnetwork   a\ninput x:frame[1,4,4]\n"
+        "backbone t(x){stem conv3x3(2)}\nhead classify(t,classes=2)\n"
+    )
     path.chmod(0o640)
     assert run("fmt", path, "--check")[0] == 1
     assert "network   a" in path.read_text()
@@ -251,7 +264,7 @@ def test_fmt_changes_nothing_when_one_file_is_wrong(run, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in GENOTYPES.glob("*.snn")))
 def test_draw_makes_a_well_formed_picture(run, tmp_path, name):
-    code, out, _ = run("draw", GENOTYPES / f"{name}.snn", "-o", "picture.svg")
+    code, _out, _ = run("draw", GENOTYPES / f"{name}.snn", "-o", "picture.svg")
     assert code == 0
     root = ET.fromstring((tmp_path / "picture.svg").read_text())
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -288,7 +301,9 @@ def test_the_large_model_is_nearest_to_58_million():
     def count(channels):
         changed = text.replace("channels=48", f"channels={channels}")
         changed = changed.replace("conv3x3(144,", f"conv3x3({3 * channels},")
-        return parameter_count(build(parse(changed.replace("conv3x3(72,", f"conv3x3({3 * channels // 2},"))))
+        return parameter_count(
+            build(parse(changed.replace("conv3x3(72,", f"conv3x3({3 * channels // 2},")))
+        )
 
     assert count(48) == 58_186_776
     assert min(range(44, 53), key=lambda c: abs(count(c) - 58e6)) == 48
@@ -363,46 +378,65 @@ BAD = {
     "a folder": (lambda: Path("f.snn").mkdir(), ["f.snn"], r"f\.snn: cannot be read"),
     "an unknown model": (lambda: None, ["fashion_smal"], "did you mean 'fashion_small'"),
     "an empty file": (lambda: write("f.snn", ""), ["f.snn"], r"f\.snn:1:1: found end of file"),
-    "a binary file": (lambda: write("f.snn", b"\x89PNG\r\n\0"), ["f.snn"], r"f\.snn:1: found byte 0x89"),
+    "a binary file": (
+        lambda: write("f.snn", b"\x89PNG\r\n\0"),
+        ["f.snn"],
+        r"f\.snn:1: found byte 0x89",
+    ),
     "a syntax error": (
         lambda: write("f.snn", good_text().replace("network hybrid", "network")),
-        ["f.snn"], r"f\.snn:\d+:\d+: found",
+        ["f.snn"],
+        r"f\.snn:\d+:\d+: found",
     ),
     "an unknown annotation path": (
         lambda: write("f.snn", good_text().replace("layers[2].n1", "layers[9].n1")),
-        ["f.snn"], r"f\.snn:31:3: found 'trunk\.layers\[9\]\.n1'",
+        ["f.snn"],
+        r"f\.snn:31:3: found 'trunk\.layers\[9\]\.n1'",
     ),
     "a cycle": (
         lambda: write("f.snn", good_text().replace("skip(n0)", "skip(n1)")),
-        ["f.snn"], r"f\.snn:17:24: found 'n1' reading itself",
+        ["f.snn"],
+        r"f\.snn:17:24: found 'n1' reading itself",
     ),
     "a level below one pixel": (
         lambda: write("f.snn", good_text().replace("28, 28", "1, 1")),
-        ["f.snn"], r"f\.snn:22:32: found level 1, which halves a side of one pixel",
+        ["f.snn"],
+        r"f\.snn:22:32: found level 1, which halves a side of one pixel",
     ),
     "a huge integer": (
         lambda: write("f.snn", good_text().replace("steps 4", "steps 99999999999999999999")),
-        ["f.snn"], r"f\.snn:6:7: found 99999999999999999999, expected a whole",
+        ["f.snn"],
+        r"f\.snn:6:7: found 99999999999999999999, expected a whole",
     ),
     "a search space": (lambda: None, ["cifar_space"], "a search space is to be decoded first"),
-    "missing weights": (lambda: None, ["fashion_small", "--weights", "no.safetensors"], "no such weights file"),
+    "missing weights": (
+        lambda: None,
+        ["fashion_small", "--weights", "no.safetensors"],
+        "no such weights file",
+    ),
     "weights that are none": (
         lambda: write("w.safetensors", b"\x80\x04pickled"),
-        ["fashion_small", "--weights", "w.safetensors"], "found no readable safetensors file",
+        ["fashion_small", "--weights", "w.safetensors"],
+        "found no readable safetensors file",
     ),
     "truncated weights": (
         lambda: write("w.safetensors", weights_bytes(calibrated("hybrid")[1])[:-100]),
-        ["fashion_small", "--weights", "w.safetensors"], "found no readable safetensors file",
+        ["fashion_small", "--weights", "w.safetensors"],
+        "found no readable safetensors file",
     ),
     "weights of another network": (
         lambda: write("w.safetensors", weights_bytes(calibrated("hybrid")[1])),
-        ["fashion_small", "--weights", "w.safetensors"], "not weights of network 'fashion_small'",
+        ["fashion_small", "--weights", "w.safetensors"],
+        "not weights of network 'fashion_small'",
     ),
     "weights of another shape": (
         lambda: write(
             "w.safetensors",
             weights_bytes(
-                {k: v[:-1] if k == "head.linear.bias" else v for k, v in calibrated("hybrid")[1].items()}
+                {
+                    k: v[:-1] if k == "head.linear.bias" else v
+                    for k, v in calibrated("hybrid")[1].items()
+                }
             ),
         ),
         [str(GENOTYPES / "hybrid.snn"), "--weights", "w.safetensors"],
@@ -412,31 +446,46 @@ BAD = {
         lambda: write(
             "w.safetensors",
             weights_bytes(
-                {k: v * np.nan if k == "head.linear.bias" else v for k, v in calibrated("hybrid")[1].items()}
+                {
+                    k: v * np.nan if k == "head.linear.bias" else v
+                    for k, v in calibrated("hybrid")[1].items()
+                }
             ),
         ),
-        [str(GENOTYPES / "hybrid.snn"), "--weights", "w.safetensors"], "found NaN or infinity",
+        [str(GENOTYPES / "hybrid.snn"), "--weights", "w.safetensors"],
+        "found NaN or infinity",
     ),
     "inputs that are none": (
-        lambda: write("x.npz", b"no zip"), ["fashion_small", "--inputs", "x.npz"], "no readable .npz",
+        lambda: write("x.npz", b"no zip"),
+        ["fashion_small", "--inputs", "x.npz"],
+        "no readable .npz",
     ),
     "inputs of another name": (
         lambda: np.savez("x.npz", img=np.zeros((1, 1, 28, 28))),
-        ["fashion_small", "--inputs", "x.npz"], "found arrays img, expected image",
+        ["fashion_small", "--inputs", "x.npz"],
+        "found arrays img, expected image",
     ),
     "inputs of another shape": (
         lambda: np.savez("x.npz", image=np.zeros((2, 3, 28, 28))),
-        ["fashion_small", "--inputs", "x.npz"], r"found shape \[2, 3, 28, 28\]",
+        ["fashion_small", "--inputs", "x.npz"],
+        r"found shape \[2, 3, 28, 28\]",
     ),
     "no inputs": (
         lambda: np.savez("x.npz", image=np.zeros((0, 1, 28, 28))),
-        ["fashion_small", "--inputs", "x.npz"], r"found shape \[0, 1, 28, 28\]",
+        ["fashion_small", "--inputs", "x.npz"],
+        r"found shape \[0, 1, 28, 28\]",
     ),
     "a file for a folder": (
-        lambda: write("file", "x"), ["fashion_small", "-o", "file/out"], "found no writable folder",
+        lambda: write("file", "x"),
+        ["fashion_small", "-o", "file/out"],
+        "found no writable folder",
     ),
     "an unknown form": (lambda: None, ["fashion_small", "--form", "loop"], "sequence"),
-    "a negative seed": (lambda: None, ["fashion_small", "--seed", "-1"], "greater than or equal to 0"),
+    "a negative seed": (
+        lambda: None,
+        ["fashion_small", "--seed", "-1"],
+        "greater than or equal to 0",
+    ),
 }
 
 
@@ -508,7 +557,11 @@ def test_the_python_interface(tmp_path):
 def test_check_and_fmt_never_load_torch(tmp_path):
     path = tmp_path / "a.snn"
     path.write_text(good_text())
-    for command in (["check", str(path)], ["fmt", str(path)], ["draw", str(path), "-o", str(tmp_path / "a.svg")]):
+    for command in (
+        ["check", str(path)],
+        ["fmt", str(path)],
+        ["draw", str(path), "-o", str(tmp_path / "a.svg")],
+    ):
         code = (
             "import sys; from snnir import cli; sys.argv = ['snnir', *sys.argv[1:]]\n"
             "try: cli.main()\nexcept SystemExit: pass\n"

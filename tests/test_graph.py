@@ -238,7 +238,9 @@ def test_paths_are_unique():
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("passes", [(), TRAINING, DEPLOYMENT], ids=["built", "training", "deployed"])
+@pytest.mark.parametrize(
+    "passes", [(), TRAINING, DEPLOYMENT], ids=["built", "training", "deployed"]
+)
 def test_json_reads_back_equal(name, passes):
     graph = run_passes(passes, build(genotype(name))).graph
     text = graph_to_json(graph)
@@ -294,4 +296,3 @@ def test_inference_agrees_with_the_builder():
 def test_gates_say_what_they_weigh():
     node = Mixed(path="m", gates=(Gate("cells.c.n0.a", 0, 2), Gate("cells.c.n0.a", 1, 2)))
     assert node.parameter_shapes() == {"cells.c.n0.a.logits": (2,)}
-

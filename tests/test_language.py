@@ -164,7 +164,9 @@ def genotypes(draw):
         ast.Head(task=classify),
         ast.Annotate(
             annotations=(
-                ast.Annotation(path="trunk.layers[*].n0", tau=draw(st.floats(0, 0.9)), neuron=draw(neurons())),
+                ast.Annotation(
+                    path="trunk.layers[*].n0", tau=draw(st.floats(0, 0.9)), neuron=draw(neurons())
+                ),
                 ast.Annotation(path="trunk.stem[0]", surrogate=draw(surrogates())),
             )
         ),
@@ -205,7 +207,9 @@ def test_several_errors_are_reported_together():
 def test_an_empty_file_is_an_error_with_its_place(tmp_path, content):
     path = tmp_path / "empty.snn"
     path.write_bytes(content)
-    with pytest.raises(GenotypeError, match=r"empty\.snn:\d:\d+: found end of file, expected 'snn'"):
+    with pytest.raises(
+        GenotypeError, match=r"empty\.snn:\d:\d+: found end of file, expected 'snn'"
+    ):
         parse(read_source(path))
 
 

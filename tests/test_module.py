@@ -117,8 +117,8 @@ def test_stereo_trains_on_its_cost():
     module, inputs = lowered("small_stereo")
     module.train()
     assert module(*inputs).shape == (3, 3, 8, 18, 24)
-    module.eval()
-    disparity = module(*inputs)
+    with torch.no_grad():
+        disparity = module.eval()(*inputs)
     assert disparity.shape == (3, 3, 18, 24)
     assert float(disparity.std()) > 0.1
     assert 0 <= float(disparity.min()) <= float(disparity.max()) <= 14
@@ -173,7 +173,9 @@ def test_calibration_takes_the_statistics_of_its_inputs():
     with torch.no_grad():
         module.train().run(*tensors, observe=keep)
     mean = module.parameter("trunk.stem.0.bn.running_mean")
-    torch.testing.assert_close(mean, seen["trunk.stem.0.conv"].mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        mean, seen["trunk.stem.0.conv"].mean((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_initial_weights_depend_on_seed_and_name_alone():

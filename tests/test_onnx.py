@@ -9,10 +9,10 @@ import pytest
 import torch
 from helpers import calibrated, genotype
 from onnx import numpy_helper
-
 from snnir.export.folding import check_folding
 from snnir.export.onnx import ExportError, export_onnx, interpolation_matrix
 from snnir.export.parity import check_parity, session
+
 from snnir.genotype import parse
 from snnir.ir import build
 from snnir.lower import SpikingModule
@@ -131,9 +131,7 @@ def test_a_corrupted_step_model_is_caught():
 def test_a_smaller_corruption_than_a_percent_is_caught():
     model, result, inputs = exported("hybrid")
     corrupt_weight(model, "trunk.layers.2.n1.prev+n0.conv.weight", factor=1.002)
-    assert not check_parity(
-        model, result.graph, result.weights, inputs, form="sequence"
-    ).passed
+    assert not check_parity(model, result.graph, result.weights, inputs, form="sequence").passed
 
 
 def test_rounding_alone_is_not_a_failure():
@@ -207,7 +205,13 @@ def test_step_form_keeps_state_over_a_stream():
     }
     names = [o.name for o in step.get_outputs()]
     for t in range(result.graph.steps):
-        got = dict(zip(names, step.run(None, {"left": inputs[0][t], "right": inputs[1][t]} | state), strict=True))
+        got = dict(
+            zip(
+                names,
+                step.run(None, {"left": inputs[0][t], "right": inputs[1][t]} | state),
+                strict=True,
+            )
+        )
         np.testing.assert_allclose(got["disparity"], expected[t], atol=1e-4)
         state = {name: got[f"{name}.next"] for name in state}
     assert any(np.abs(value).max() > 0.1 for value in state.values())
@@ -222,7 +226,9 @@ def test_metadata():
     assert len(metadata["weights_sha256"]) == 64
     changed = {k: v + (k == "head.linear.bias") for k, v in result.weights.items()}
     other = export_onnx(result.graph, {k: np.asarray(v, np.float32) for k, v in changed.items()})
-    assert {p.key: p.value for p in other.metadata_props}["weights_sha256"] != metadata["weights_sha256"]
+    assert {p.key: p.value for p in other.metadata_props}["weights_sha256"] != metadata[
+        "weights_sha256"
+    ]
 
 
 def test_export_is_deterministic():
@@ -238,7 +244,9 @@ def test_initializers_carry_the_folded_weights():
 
 def test_what_cannot_be_exported_is_named_before_anything_is_written():
     space = run_passes(DEPLOYMENT, build(genotype("cifar_space"))).graph
-    with pytest.raises(ExportError, match=r"trunk\.layers\.0\.n0\.prev_prev\.mixed \(mixed\)") as caught:
+    with pytest.raises(
+        ExportError, match=r"trunk\.layers\.0\.n0\.prev_prev\.mixed \(mixed\)"
+    ) as caught:
         export_onnx(space, {})
     assert "cifar_space.snn" in str(caught.value)
     assert "more" in str(caught.value)

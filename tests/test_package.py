@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def packages_on_disk() -> set[str]:
     inner = {
-        ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "snnir").rglob("__init__.py")
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "snnir").rglob("__init__.py")
     }
     return inner | {f"snnir.{name}" for name in MAPPED}
 
@@ -60,7 +61,7 @@ MAY_IMPORT = {
 def test_rooms_import_in_one_direction(room):
     for path in (ROOT / "snnir" / room).glob("*.py"):
         ours = {name for name in imports(path) if name.split(".")[0] == "snnir"}
-        rooms = {(name.split(".") + [""])[1] for name in ours}
+        rooms = {([*name.split("."), ""])[1] for name in ours}
         assert rooms <= MAY_IMPORT[room], f"{path}: {rooms - MAY_IMPORT[room]}"
 
 
@@ -74,7 +75,9 @@ def installed(tmp_path_factory):
         [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(folder)], **quiet
     )
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], **quiet)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], **quiet
+    )
     return folder
 
 

@@ -134,7 +134,9 @@ def test_annotations_reach_every_application_of_a_backbone(lines):
 
 def test_later_annotations_win():
     text = (TESTS / "genotypes" / "menu.snn").read_text()
-    text += "annotate { trunk.layers[*].* tau=0.1\n trunk.layers[1].n1 tau=0.6, neuron=lif(tau=0.9) }"
+    text += (
+        "annotate { trunk.layers[*].* tau=0.1\n trunk.layers[1].n1 tau=0.6, neuron=lif(tau=0.9) }"
+    )
     graph = run_passes(ANALYSIS, build(parse(text))).graph
     assert graph["trunk.layers.0.n1.neuron"].tau == 0.1
     assert graph["trunk.layers.1.n1.neuron"].tau == 0.6
@@ -147,7 +149,10 @@ def test_merging_is_exact_in_training(network):
     weights = as_float64(weights)
     inputs = seeded_inputs(graph, 7, 3)
     results = []
-    for pipeline in ((*ANALYSIS, *SIMPLIFICATION), (*ANALYSIS, *SIMPLIFICATION, passes.MERGE_SHARED_INPUT)):
+    for pipeline in (
+        (*ANALYSIS, *SIMPLIFICATION),
+        (*ANALYSIS, *SIMPLIFICATION, passes.MERGE_SHARED_INPUT),
+    ):
         result = run_passes(pipeline, graph, weights)
         module = SpikingModule(result.graph, result.weights)
         output = module(*(torch.from_numpy(x.astype(np.float64)) for x in inputs))
@@ -169,7 +174,9 @@ def test_merging_is_exact_in_training(network):
 
 
 @pytest.mark.parametrize("network", ["hybrid", "menu", "spikes", "small_stereo"])
-@pytest.mark.parametrize("pipeline", [FOLDING, DEPLOYMENT, TRAINING], ids=["folding", "deployment", "training"])
+@pytest.mark.parametrize(
+    "pipeline", [FOLDING, DEPLOYMENT, TRAINING], ids=["folding", "deployment", "training"]
+)
 def test_whole_pipelines_keep_every_spike(network, pipeline):
     graph, weights, inputs = calibrated(network)
     reference = run_passes(ANALYSIS, graph, as_float64(weights))
@@ -217,7 +224,7 @@ def test_random_networks_compute_the_same_before_and_after(text):
     rng = np.random.default_rng(0)
     weights = {}
     for name, shape in (graph.parameter_shapes() | graph.buffer_shapes()).items():
-        positive = name.endswith("running_var") or name.endswith("bn.weight")
+        positive = name.endswith(("running_var", "bn.weight"))
         value = rng.normal(0.3, 0.5, shape)
         weights[name] = np.abs(value) + 0.2 if positive else value
     inputs = (rng.random((2, 1, 7, 7)),)
@@ -250,7 +257,7 @@ def test_a_pass_that_loses_weights_is_named():
         del weights["head.linear.weight"]
         return True
 
-    with pytest.raises(VerifyError, match="after lose: head.linear.weight: found None"):
+    with pytest.raises(VerifyError, match=r"after lose: head\.linear\.weight: found None"):
         run_passes([Pass("lose", lose)], graph, weights)
 
 
