@@ -25,6 +25,7 @@ from snnir.genotype import Genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
 from snnir.ir.serialize import graph_to_json
+from snnir.ir.types import volume
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
 from snnir.passes import DEPLOYMENT, FOLDING, TRAINING, run_passes
 from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
@@ -36,6 +37,8 @@ PROOF_MACS = 24e9
 """Work of one run of the proof, which sets its number of samples (at most 8)."""
 CALIBRATION_MACS = 96e9
 """Work of one calibration run, which sets its number of samples (2 to 64)."""
+MAX_WEIGHT_BYTES = 2**31 - 2**20
+MAX_VALUE_BYTES = 2**32
 
 Say = Callable[[str], None]
 
@@ -113,6 +116,7 @@ def compile_network(
     network = build(genotype)
     refuse_inexpressible(run_passes(DEPLOYMENT, network).graph)
     folding_only = run_passes(FOLDING, network).graph
+    refuse_too_large(folding_only)
     work = network.steps * sum(_macs(folding_only))
     given = None if weights is None else read_weights(weights, network)
     calibration = _samples(network, inputs, seed, CALIBRATION_MACS / work, low=2, high=64)
@@ -159,6 +163,24 @@ def writable_folder(folder: str | Path) -> Path:
         reason = error.strerror or str(error)
         raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}") from None
     return folder
+
+
+def refuse_too_large(graph: Graph) -> None:
+    """Raise SnnirError for a network that neither an ONNX file nor memory can hold."""
+    weight_bytes = 4 * sum(map(volume, graph.parameter_shapes().values()))
+    if weight_bytes > MAX_WEIGHT_BYTES:
+        raise SnnirError(
+            f"network '{graph.name}': found {weight_bytes / 2**30:.1f} GiB of weights, "
+            f"expected at most {MAX_WEIGHT_BYTES / 2**30:.1f} GiB, what an ONNX file holds"
+        )
+    largest = max(graph.nodes(), key=lambda node: volume(graph.shape(node.path)))
+    value_bytes = 4 * graph.steps * volume(graph.shape(largest.path))
+    if value_bytes > MAX_VALUE_BYTES:
+        place = f"{graph.source.locate(largest.span)}: " if graph.source else ""
+        raise SnnirError(
+            f"{place}{largest.path}: found {value_bytes / 2**30:.1f} GiB for one sample, "
+            f"expected at most {MAX_VALUE_BYTES / 2**30:.1f} GiB"
+        )
 
 
 def _macs(graph: Graph) -> list[int]:

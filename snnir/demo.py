@@ -56,7 +56,8 @@ def main() -> int:
     console.print(table)
     console.print(
         "\nThe weights are not trained, so the classes mean nothing yet: what counts is that both "
-        "runtimes say the same."
+        "runtimes say the same. Logits differ where a membrane within rounding of its threshold "
+        "flipped and the flip cascaded: so the proof above goes layer by layer."
     )
     console.print(f"Look at {(folder / 'report.html').resolve()}", soft_wrap=True)
     return 0 if compiled.passed else 1

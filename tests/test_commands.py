@@ -480,6 +480,16 @@ BAD = {
         ["fashion_small", "-o", "file/out"],
         "found no writable folder",
     ),
+    "a network larger than an ONNX file": (
+        lambda: write("f.snn", good_text().replace("channels=8", "channels=9000")),
+        ["f.snn"],
+        r"network 'hybrid': found [\d.]+ GiB of weights, expected at most 2\.0 GiB",
+    ),
+    "a network larger than memory": (
+        lambda: write("f.snn", good_text().replace("28, 28", "28000, 28000")),
+        ["f.snn"],
+        r"f\.snn:\d+:\d+: trunk\.stem\.0\.conv: found \d+\.\d GiB for one sample",
+    ),
     "an unknown form": (lambda: None, ["fashion_small", "--form", "loop"], "sequence"),
     "a negative seed": (
         lambda: None,

@@ -17,7 +17,7 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
         title=f"{report['network']}: exported layers against torch, same spikes in", box=None
     )
     table.add_column("layer", overflow="fold", max_width=38)
-    for name in ("firing rate", "spikes", "differ", "rounding"):
+    for name in ("firing rate", "spikes", "differ", "diff/bound"):
         table.add_column(name, justify="right")
     for layer in parity["layers"]:
         style = None if layer["passed"] else "red"
@@ -30,7 +30,9 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
             style=style,
         )
     console.print(table)
-    console.print()
+    console.print(
+        "[dim]diff/bound: largest current difference as a share of what rounding explains[/]\n"
+    )
     verdict = "[green]proved[/]" if parity["passed"] else "[red]NOT PROVED[/]"
     folding = parity["folding"]
     purity = "yes" if report["spike_pure"] else f"no, {len(report['violations'])} violations"

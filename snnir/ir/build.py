@@ -80,7 +80,31 @@ class _Builder:
             self.disparity(head.task, head.span)
         for index, auxiliary in enumerate(self.genotype.auxiliaries):
             self.auxiliary(index, auxiliary)
+        self.refuse_unread()
         return self.graph
+
+    def refuse_unread(self) -> None:
+        """An input or a backbone that no head depends on is a mistake, not a dead node."""
+        used = {name for name, _ in self.features}
+        unread: list[ast.Input | ast.Backbone] = [
+            i for i in self.genotype.inputs if not self.is_read(i.name)
+        ]
+        unread += [b for b in self.genotype.all(ast.Backbone) if b.name not in used]
+        if unread:
+            what = {ast.Input: "input", ast.Backbone: "backbone"}
+            raise GenotypeError(
+                self.source,
+                [
+                    Diagnostic(f"found {what[type(e)]} '{e.name}', which no head reads", e.span)
+                    for e in unread
+                ],
+            )
+
+    def is_read(self, name: str) -> bool:
+        readers = self.graph.consumers(name)
+        return bool(readers) and (
+            readers != [f"{name}.repeat"] or bool(self.graph.consumers(readers[0]))
+        )
 
     # --- nodes ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import networkx as nx
@@ -44,6 +44,7 @@ class Graph:
         self.annotations = tuple(annotations)
         self._nx = nx.MultiDiGraph()
         self._order: list[str] | None = None
+        self._inferred: dict[str, TensorType] | None = None
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -88,6 +89,12 @@ class Graph:
     def type(self, path: str) -> TensorType:
         """What is known of the value that `path` produces."""
         return self._nx.nodes[path]["type"]
+
+    def inferred(self, infer: Callable[[Graph], dict[str, TensorType]]) -> dict[str, TensorType]:
+        """What `infer` says of this graph, kept until the graph changes."""
+        if self._inferred is None:
+            self._inferred = infer(self)
+        return self._inferred
 
     def shape(self, path: str) -> Shape:
         """The shape that `path` produces; shapes must have been inferred."""
@@ -134,25 +141,26 @@ class Graph:
         """An independent graph with the same (frozen) nodes."""
         twin = Graph(self.name, self.steps, source=self.source, annotations=self.annotations)
         twin._nx = self._nx.copy()
-        twin._order = self._order
+        twin._order, twin._inferred = self._order, self._inferred
         return twin
 
     def add(self, node: Node, inputs: Sequence[str] = ()) -> str:
         """Add a node that reads `inputs`; returns its path."""
         if node.path in self._nx:
             raise ValueError(f"path '{node.path}' is taken")
-        self._order = None
+        self._changed()
         self._nx.add_node(node.path, node=node, type=TensorType())
         self._connect(node.path, inputs)
         return node.path
 
     def replace(self, node: Node) -> None:
         """Put `node` in the place of the node with its path, edges kept."""
+        self._inferred = None
         self._nx.nodes[node.path]["node"] = node
 
     def set_inputs(self, path: str, inputs: Sequence[str]) -> None:
         """Make `path` read `inputs` instead of what it reads."""
-        self._order = None
+        self._changed()
         self._nx.remove_edges_from(list(self._nx.in_edges(path, keys=True)))
         self._connect(path, inputs)
 
@@ -173,7 +181,7 @@ class Graph:
         self.remove(path)
 
     def remove(self, *paths: str) -> None:
-        self._order = None
+        self._changed()
         self._nx.remove_nodes_from(paths)
 
     def reachable(self, targets: Sequence[str]) -> set[str]:
@@ -186,6 +194,10 @@ class Graph:
                     seen.add(source)
                     stack.append(source)
         return seen
+
+    def _changed(self) -> None:
+        """Forget what was derived from the structure."""
+        self._order = self._inferred = None
 
     def _connect(self, path: str, inputs: Sequence[str]) -> None:
         self._nx.nodes[path]["inputs"] = tuple(inputs)

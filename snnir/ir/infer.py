@@ -20,6 +20,10 @@ def infer_types(graph: Graph) -> dict[str, TensorType]:
 
     Raises InferenceError at the first node whose inputs do not fit.
     """
+    return graph.inferred(_infer)
+
+
+def _infer(graph: Graph) -> dict[str, TensorType]:
     types: dict[str, TensorType] = {}
     for node in graph.nodes():
         inputs = [types[source] for source in graph.inputs(node.path)]
