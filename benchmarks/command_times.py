@@ -44,9 +44,8 @@ def main() -> int:
             median = statistics.median(seconds)
             slow |= median > limit
             shown = " ".join(["snnir", *arguments]).replace("GENOTYPE", "network.snn")
-            print(
-                f"{shown:40} {median:6.2f} s (limit {limit:g} s, {min(seconds):.2f} to {max(seconds):.2f})"
-            )
+            spread = f"{min(seconds):.2f} to {max(seconds):.2f}"
+            print(f"{shown:40} {median:6.2f} s (limit {limit:g} s, {spread})")
     return int(slow)
 
 

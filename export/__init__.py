@@ -1,0 +1,1 @@
+"""Folded graphs to other runtimes, and the proofs that they compute the same."""

@@ -1,0 +1,1 @@
+"""Searches that write genotypes. None yet; search spaces already parse and build graphs."""

@@ -86,7 +86,7 @@ def test_compile_writes_what_it_promises(compiled):
 
 
 def test_the_energy_is_the_papers_formula(compiled):
-    """fr·T·A additions at 0.9 pJ, the encoder once at 4.6 pJ per multiply-accumulate (PAPER §7)."""
+    """fr·T·A additions at 0.9 pJ, the encoder once at 4.6 pJ per multiply-accumulate (method §7)."""
     report = compiled[0].report
     encoder = next(layer for layer in report["layers"] if layer["path"] == "trunk.stem.0.conv")
     assert encoder["runs_per_sample"] == 1
@@ -101,7 +101,7 @@ def test_the_energy_is_the_papers_formula(compiled):
 
 
 def test_golden_energies():
-    """PAPER §7: 29654M MAC -> 136.4 mJ; 37917M -> 174.4; 7414M adds -> 6.7; 5973M + 19M -> 5.5."""
+    """method §7: 29654M MAC -> 136.4 mJ; 37917M -> 174.4; 7414M adds -> 6.7; 5973M + 19M -> 5.5."""
     from snnir.analysis.energy import COST_MODELS, Operations, energy_mj
 
     (model,) = (m for m in COST_MODELS if m.name == "45nm")

@@ -40,7 +40,7 @@ def test_every_genotype_builds_a_verified_graph(name):
     ("name", "parameters"), [("spikedhs_cla", 14_293_758), ("spikedhs_stereo", 868_824)]
 )
 def test_golden_parameters(name, parameters):
-    """PAPER §3 and §8: the paper's 14M and 0.87M, auxiliary head excluded."""
+    """method §3 and §8: the paper's 14M and 0.87M, auxiliary head excluded."""
     assert parameter_count(build(genotype(name))) == parameters
 
 

@@ -15,7 +15,7 @@ KINDS = ("if", "lif", "alif", "binary", "relu")
 
 
 def plain_surrogate(name, u, threshold, b):
-    """PAPER §2, written with its own x = u - c + 1/2."""
+    """method §2, written with its own x = u - c + 1/2."""
     x = u - threshold + 0.5
     if name == "dspike":
         inside = (x >= 0) & (x <= 1)
@@ -48,7 +48,7 @@ class PlainSpike(torch.autograd.Function):
 
 
 def plain_neuron(n: Neuron, current, v=None, a=None):
-    """The equations of PAPER §1, step by step, with autograd doing the rest."""
+    """The equations of method §1, step by step, with autograd doing the rest."""
     if n.kind == "relu":
         return torch.clamp(current, min=0)
     tau = {"if": 1.0, "binary": 0.0}.get(n.kind, n.tau)

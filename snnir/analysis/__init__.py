@@ -1,0 +1,1 @@
+"""What a network costs and how it behaves: counts, purity, energy, firing, pictures, the page."""

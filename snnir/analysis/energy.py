@@ -1,4 +1,4 @@
-"""Energy from operation counts and measured firing rates (PAPER §7)."""
+"""Energy from operation counts and measured firing rates (method §7)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Element(BaseModel):
 
 
 class Surrogate(Element):
-    """A surrogate gradient and its temperature b (PAPER §2): `dspike(b=3)`."""
+    """A surrogate gradient and its temperature b (method §2): `dspike(b=3)`."""
 
     kind: SurrogateKind
     b: float | None = None
@@ -179,7 +179,7 @@ class Application(Element):
 
 
 class CostVolume(Element):
-    """`cost_volume(a, b, max_disparity=63)` (PAPER §8)."""
+    """`cost_volume(a, b, max_disparity=63)` (method §8)."""
 
     left: Expression
     right: Expression
@@ -207,14 +207,14 @@ class Definition(Element):
 
 
 class Classify(Element):
-    """`head classify(x, classes=10)` (PAPER §3, classifier head)."""
+    """`head classify(x, classes=10)` (method §3, classifier head)."""
 
     value: Expression
     classes: int
 
 
 class Disparity(Element):
-    """`head disparity(x, max_disparity=63, support=2)` (PAPER §8, estimator)."""
+    """`head disparity(x, max_disparity=63, support=2)` (method §8, estimator)."""
 
     value: Expression
     max_disparity: int

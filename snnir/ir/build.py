@@ -23,7 +23,7 @@ from snnir.ir.types import Shape, ShapeError
 from snnir.source import Source, Span
 
 AUXILIARY_WIDTHS = (128, 768)
-"""Channels of the auxiliary head's two convolutions (PAPER §3)."""
+"""Channels of the auxiliary head's two convolutions (method §3)."""
 
 
 def build(genotype: ast.Genotype) -> Graph:
@@ -182,7 +182,7 @@ class _Builder:
         bn: bool = True,
         bias: bool = True,
     ) -> str:
-        """An operation of the language without its node's neuron (PAPER §3, candidates)."""
+        """An operation of the language without its node's neuron (method §3, candidates)."""
         rank = len(self.shapes[x]) - 1
         if operation == "skip":
             if self.shapes[x][0] == channels:
@@ -339,7 +339,7 @@ class _Builder:
         self, scope: Scope, op: ast.LayerOperation, *inputs: str, size: Shape | None = None
     ) -> str:
         """conv + BN + neuron of `stem` and `out`. Several inputs are a trellis's final levels: each
-        has its own copy, and the currents, resized to the stem's size, are summed (PAPER §3)."""
+        has its own copy, and the currents, resized to the stem's size, are summed (method §3)."""
         bn, bias = op.bn is not False, op.bias is not False
         currents = []
         for number, x in enumerate(inputs):
@@ -459,7 +459,7 @@ class _Builder:
     # --- heads ------------------------------------------------------------------------------
 
     def classifier(self, task: ast.Classify, span: Span | None) -> None:
-        """Global average pool, neuron, linear + BN without a neuron, mean over time (PAPER §3)."""
+        """Global average pool, neuron, linear + BN without a neuron, mean over time (method §3)."""
         scope = Scope("head", "head")
         finals = self.value(task.value).finals
         currents = []
@@ -494,7 +494,7 @@ class _Builder:
 
     def auxiliary(self, index: int, auxiliary: ast.Auxiliary) -> None:
         """LIF(pool to 2x2), conv1x1 to 128 and conv2x2 to 768, both + BN + LIF, linear + BN, mean
-        over time (PAPER §3). Made for 8x8 maps, where the pool is 5x5 with stride 3."""
+        over time (method §3). Made for 8x8 maps, where the pool is 5x5 with stride 3."""
         span, task = auxiliary.span, auxiliary.task
         scope = Scope(f"auxiliary.{index}", f"auxiliary.{index}")
         x = self.single(task.value)
@@ -517,7 +517,7 @@ class _Builder:
         self.readout(f"{scope.path}.logits", scope, x, span, role="auxiliary", weight=weight)
 
     def disparity(self, task: ast.Disparity, span: Span | None) -> None:
-        """Cost resized to (D, H, W) of the input, then the sub-pixel estimator (PAPER §8)."""
+        """Cost resized to (D, H, W) of the input, then the sub-pixel estimator (method §8)."""
         x = self.single(task.value)
         shape = self.shapes[x]
         if len(shape) != 4 or shape[0] != 1:

@@ -180,7 +180,7 @@ class Linear(WeightLayer):
 
 
 class BatchNorm(WeightLayer):
-    """Normalisation per channel, its statistics over T, N and space together (PAPER §3)."""
+    """Normalisation per channel, its statistics over T, N and space together (method §3)."""
 
     op = "batch_norm"
     out_channels: Positive
@@ -314,7 +314,7 @@ class Slice(_SameDomain):
 
 
 class Neuron(Node):
-    """A neuron model (PAPER §1). u: membrane, I: input current, y: spikes, H(x) = [x > 0].
+    """A neuron model (method §1). u: membrane, I: input current, y: spikes, H(x) = [x > 0].
 
         u[t] = tau·u[t-1]·(1 - y[t-1]) + I[t];  y[t] = H(u[t] - A[t])
         A[t] = v_threshold + beta·a[t];  a[t] = tau_a·a[t-1] + y[t-1]
@@ -363,7 +363,7 @@ class MeanOverTime(Node):
 
 
 class CostVolume(Node):
-    """Slice d = concat(left[x], right[x - d]), zeros for x < d: (2C, slices, H, W) (PAPER §8)."""
+    """Slice d = concat(left[x], right[x - d]), zeros for x < d: (2C, slices, H, W) (method §8)."""
 
     op = "cost_volume"
     arity = (2, 2)
@@ -385,7 +385,7 @@ class CostVolume(Node):
 
 class SoftArgmin(Node):
     """Sub-pixel disparity from a cost (1, D, H, W): softmin over ±support indices around the
-    minimum, index d meaning disparity 2d (PAPER §8, estimator; paper eq. 29)."""
+    minimum, index d meaning disparity 2d (method §8, estimator; paper eq. 29)."""
 
     op = "soft_argmin"
     support: Annotated[int, Field(ge=0)] = 2

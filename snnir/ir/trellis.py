@@ -1,4 +1,4 @@
-"""The searchable layer level: a trellis of cells over resolutions (PAPER §3, layer level)."""
+"""The searchable layer level: a trellis of cells over resolutions (method §3, layer level)."""
 
 from __future__ import annotations
 

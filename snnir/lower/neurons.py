@@ -22,7 +22,7 @@ step [N, …]."""
 
 def run_neuron(neuron: Neuron, current: Tensor, state: NeuronState) -> tuple[Tensor, NeuronState]:
     """Run `neuron` on currents [T, N, …] from `state` (empty: at rest); equations in
-    `snnir.ir.nodes.Neuron`, PAPER §1.
+    `snnir.ir.nodes.Neuron`, method §1.
 
     Returns spikes [T, N, …] (for relu: activations) and the state after the last step.
     """

@@ -1,4 +1,4 @@
-"""Surrogate gradients: what stands for the derivative of the spike in training (PAPER §2).
+"""Surrogate gradients: what stands for the derivative of the spike in training (method §2).
 
 All are functions of d = u - threshold, the membrane's distance, and a temperature b; the paper
 writes x = d + 1/2.

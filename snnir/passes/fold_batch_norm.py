@@ -1,4 +1,4 @@
-"""Fold batch norm into what precedes it; afterwards spikes meet nothing but weights (PAPER §3).
+"""Fold batch norm into what precedes it; afterwards spikes meet nothing but weights (method §3).
 
 With s = weight / sqrt(running_var + eps):
 
