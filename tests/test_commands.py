@@ -86,7 +86,7 @@ def test_compile_writes_what_it_promises(compiled):
 
 
 def test_the_energy_is_the_papers_formula(compiled):
-    """fr·T·A additions at 0.9 pJ, the encoder once at 4.6 pJ per multiply-accumulate (method §7)."""
+    """fr·T·A additions at 0.9 pJ, the encoder once at 4.6 pJ per MAC (method §7)."""
     report = compiled[0].report
     encoder = next(layer for layer in report["layers"] if layer["path"] == "trunk.stem.0.conv")
     assert encoder["runs_per_sample"] == 1
