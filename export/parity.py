@@ -9,9 +9,9 @@ give back, from the same spikes,
 2. spikes that are bit for bit what the neuron's equations make of those currents;
 3. torch's spikes, but where a membrane lies within rounding of its threshold.
 
-Rounding: a sum of K products is within SAFETY·sqrt(K)·2^-24·Σ|w·x| of the exact one (Higham and
-Mary 2019, Theorem 3.1, where SAFETY is called lambda). Firing rates stand beside every comparison,
-since silent layers agree about nothing.
+Rounding: a sum of K products is taken to lie within SAFETY·sqrt(K)·2^-24·Σ|w·x| of the exact one, the
+form of the probabilistic bound of Higham and Mary (2019), who call SAFETY lambda. How much of it is
+used is reported. Firing rates stand beside every comparison, since silent layers agree about nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from snnir.lower.neurons import run_neuron
 from snnir.lower.operations import Value
 from snnir.weights import Weights
 
-SAFETY = 2.0
+SAFETY = 4.0
 UNIT_ROUNDOFF = 2.0**-24
 
 
