@@ -9,9 +9,10 @@ give back, from the same spikes,
 2. spikes that are bit for bit what the neuron's equations make of those currents;
 3. torch's spikes, but where a membrane lies within rounding of its threshold.
 
-Rounding: a sum of K products is taken to lie within SAFETY·sqrt(K)·2^-24·Σ|w·x| of the exact one, the
-form of the probabilistic bound of Higham and Mary (2019), who call SAFETY lambda. How much of it is
-used is reported. Firing rates stand beside every comparison, since silent layers agree about nothing.
+Rounding: a sum of K products is taken to lie within SAFETY·sqrt(K)·2^-24·Σ|w·x| of the exact one,
+the form of the probabilistic bound of Higham and Mary (2019), who call SAFETY lambda. How much of
+it is used is reported. Firing rates stand beside every comparison, since silent layers agree about
+nothing.
 """
 
 from __future__ import annotations
