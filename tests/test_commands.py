@@ -490,6 +490,14 @@ BAD = {
         ["f.snn"],
         r"f\.snn:\d+:\d+: trunk\.stem\.0\.conv: found \d+\.\d GiB for one sample",
     ),
+    "a layer that nothing can make fire": (
+        lambda: write(
+            "f.snn",
+            "snn 1\nnetwork f\ninput x: events[3, 8, 8]\nhead classify(x, classes=3)\n",
+        ),
+        ["f.snn"],
+        r"head\.neuron: found a layer that seeded weights cannot make fire",
+    ),
     "an unknown form": (lambda: None, ["fashion_small", "--form", "loop"], "sequence"),
     "a negative seed": (
         lambda: None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import BatchNorm, Conv, Linear, Node, WeightLayer
 from snnir.weights import Weights, expected_shapes
@@ -69,7 +70,7 @@ def calibrated_weights(graph: Graph, inputs: Sequence[Tensor], seed: int) -> Wei
     under layers that stay silent. `graph` is one that trains (batch norm not folded).
 
     Raises:
-        RuntimeError: when a layer cannot be made to fire.
+        SnnirError: when a layer cannot be made to fire.
     """
     from snnir.lower.module import SpikingModule
 
@@ -91,7 +92,10 @@ def calibrated_weights(graph: Graph, inputs: Sequence[Tensor], seed: int) -> Wei
                     weights[f"{owner.path}.bias"] += np.float32(0.25)
                 else:
                     weights[f"{owner.path}.weight"] *= np.float32(1.5)
-    raise RuntimeError(f"{silent[0]}: stays silent on the calibration inputs")
+    raise SnnirError(
+        f"{silent[0]}: found a layer that seeded weights cannot make fire on these inputs, "
+        "expected trained weights (--weights) or other inputs (--inputs)"
+    )
 
 
 def calibrate_batch_norm(module: object, inputs: Sequence[Tensor]) -> dict[str, float]:
