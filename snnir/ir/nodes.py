@@ -331,6 +331,8 @@ class Neuron(Node):
     surrogate: SurrogateKind = "dspike"
     b: Annotated[float, Field(gt=0)] = 3.0
     detach_reset: bool = False
+    parts: tuple[Owner, ...] = ()
+    """The neurons that a merged one stands for, side by side along the channels."""
 
     @property
     def spiking(self) -> bool:

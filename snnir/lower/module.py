@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Input, Node, Output, Owner
+from snnir.ir.nodes import Add, BatchNorm, Conv, Input, Linear, Neuron, Node, Output, Owner, Slice
 from snnir.lower.initialise import initial_weights
-from snnir.lower.operations import Flow, State, Value, compute
+from snnir.lower.operations import Flow, State, Value, compute, split
+from snnir.lower.stacking import Stacks
 from snnir.weights import Weights
 
 Observer = Callable[[Node, Value], Value]
@@ -41,12 +43,18 @@ class SpikingModule(nn.Module):
         self.batch_norm_momentum = 0.1
         """Share of a batch's statistics in the running ones (torch's default)."""
         self._places: dict[str, tuple[nn.Module, str]] = {}
+        self._stacks = Stacks()
         initial = initial_weights(graph, seed)
         for name in graph.parameter_shapes():
             self._place(name, nn.Parameter(_tensor(weights, initial, name)))
         for name in graph.buffer_shapes():
             self._place(name, _tensor(weights, initial, name))
         self._schedule = [(node, graph.inputs(node.path)) for node in graph.nodes()]
+        self._siblings = {
+            part.path: parts for node in graph.nodes() for parts in [_partition(graph, node)]
+            for part in parts
+        }  # fmt: skip
+        self._overwriting = {n.path for n in graph.nodes() if _may_overwrite(graph, n)}
         self._head_only = graph.reachable([graph.outputs[0].path])
         self._last_read = {
             source: number for number, (_, inputs) in enumerate(self._schedule) for source in inputs
@@ -91,8 +99,18 @@ class SpikingModule(nn.Module):
                 continue
             if isinstance(node, Input):
                 value = self._input(node, given[node.path])
+            elif node.path in self._siblings:
+                if node.path not in values:
+                    parts = self._siblings[node.path]
+                    values |= zip(
+                        (p.path for p in parts), split(parts, values[sources[0]]), strict=True
+                    )
+                value = values[node.path]
             else:
-                value = compute(node, flow, [values[source] for source in sources])
+                in_place = observe is None and node.path in self._overwriting
+                value = compute(
+                    node, flow, [values[source] for source in sources], in_place=in_place
+                )
             if observe is not None:
                 value = observe(node, value)
             if isinstance(node, Output):
@@ -126,7 +144,8 @@ class SpikingModule(nn.Module):
                 f"input '{node.path}': found shape {list(x.shape)}, "
                 f"expected {form} with [C, H, W] = {list(node.shape)}"
             )
-        return Value(x.flatten(0, 1), True) if x.dim() == 5 else Value(x, False)
+        value = Value(x.flatten(0, 1), True) if x.dim() == 5 else Value(x, False)
+        return replace(value, data=value.data.contiguous(memory_format=torch.channels_last))
 
     # --- parameters -------------------------------------------------------------------------
 
@@ -136,16 +155,12 @@ class SpikingModule(nn.Module):
         return getattr(holder, leaf)
 
     def stacked(self, owners: Sequence[Owner], name: str) -> Tensor:
-        """The owners' parameters along the output channels."""
+        """The owners' parameters (or running statistics) along the output channels; what is written
+        to it is written to theirs."""
         parts = [self.parameter(f"{owner.path}.{name}") for owner in owners]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    @torch.no_grad()
-    def unstack(self, owners: Sequence[Owner], name: str, values: Tensor) -> None:
-        """Write stacked running statistics back to their owners."""
-        parts = values.split([owner.channels for owner in owners])
-        for owner, part in zip(owners, parts, strict=True):
-            self.parameter(f"{owner.path}.{name}").copy_(part)
+        if len(parts) == 1:
+            return parts[0]
+        return self._stacks.get(f"{'+'.join(owner.path for owner in owners)}.{name}", parts)
 
     def weights(self) -> Weights:
         """Parameters and running statistics as arrays, by name."""
@@ -169,4 +184,27 @@ class SpikingModule(nn.Module):
 
 def _tensor(weights: Mapping[str, np.ndarray] | None, initial: Weights, name: str) -> Tensor:
     array = initial[name] if weights is None or name not in weights else weights[name]
-    return torch.from_numpy(np.array(array))
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _partition(graph: Graph, node: Node) -> list[Slice]:
+    """The slices of a node, in order, where they cover all its channels without overlap."""
+    parts = [graph[path] for path in graph.consumers(node.path)]
+    slices = sorted((p for p in parts if isinstance(p, Slice)), key=lambda p: p.start)
+    bounds = [0, *(p.stop for p in slices)]
+    shape = graph.type(node.path).shape
+    tiled = shape and [p.start for p in slices] == bounds[:-1] and bounds[-1] == shape[0]
+    return slices if slices and tiled else []
+
+
+def _may_overwrite(graph: Graph, node: Node) -> bool:
+    """Whether a sum or neuron that takes its first input's memory harms nobody: the input has no
+    other reader, and what made it made it afresh and does not need it for its own gradient."""
+    if not isinstance(node, Add | Neuron):
+        return False
+    path = graph.inputs(node.path)[0]
+    source = graph[path]
+    several = isinstance(source, Add) and len(graph.inputs(path)) > 1
+    fresh = several or isinstance(source, BatchNorm | Conv | Linear)
+    return fresh and graph.consumers(path) == [node.path]

@@ -20,79 +20,118 @@ NeuronState = dict[str, Tensor]
 step [N, …]."""
 
 
-def run_neuron(neuron: Neuron, current: Tensor, state: NeuronState) -> tuple[Tensor, NeuronState]:
+def run_neuron(
+    neuron: Neuron, current: Tensor, state: NeuronState, *, in_place: bool = False
+) -> tuple[Tensor, NeuronState]:
     """Run `neuron` on currents [T, N, …] from `state` (empty: at rest); equations in
     `snnir.ir.nodes.Neuron`, method §1.
 
-    Returns spikes [T, N, …] (for relu: activations) and the state after the last step.
+    Returns spikes [T, N, …] (for relu: activations) and the state after the last step. With
+    `in_place` the membranes take the currents' place in memory: for currents nothing else reads.
     """
     if neuron.kind == "relu":
         return torch.relu(current), {}
     if not neuron.states:
-        spikes, *_ = _Spiking.apply(current.unsqueeze(0), None, None, neuron)
+        spikes, *_ = _Spiking.apply(current.unsqueeze(0), None, None, neuron, in_place)
         return spikes.squeeze(0), {}
-    spikes, v, a = _Spiking.apply(current, state.get("v"), state.get("a"), neuron)
+    spikes, v, a = _Spiking.apply(current, state.get("v"), state.get("a"), neuron, in_place)
     return spikes, {"v": v, "a": a} if neuron.kind == "alif" else {"v": v}
+
+
+CACHED_VALUES = 2**18
 
 
 class _Spiking(torch.autograd.Function):
     """The recurrence over T, and its gradient with the surrogate in place of H'.
 
-    With g[t] the surrogate at u[t] - A[t], gv and ga the gradients of what t passes on to t + 1
-    (v[t] = u[t](1 - y[t]) and a[t+1] = tau_a·a[t] + y[t]):
+    With g[t] the surrogate at d[t] = u[t] - A[t], and gu, ga the gradients of u[t + 1] and of
+    a[t + 1] = tau_a·a[t] + y[t]:
 
-        gy = dL/dy[t] + ga - gv·u[t]   (the last term only when the reset is not detached)
-        gu = gy·g[t] + gv·(1 - y[t]);  gv <- leak·gu;  ga <- tau_a·ga - beta·gy·g[t]
+        gs = (dL/dy[t] + ga - leak·gu·u[t])·g[t];  ga <- tau_a·ga - beta·gs
+        gu <- gs + leak·gu·(1 - y[t])
+
+    The term with u[t] is the reset's own, left out when the reset is detached. Without ga it joins
+    the last line, gu <- dL/dy[t]·g[t] + leak·gu·passes[t] with passes = 1 - y - u·g, and all but
+    this one multiplication is done for many steps at once.
+
+    Only membranes (for ALIF thresholds too) are kept for it, and the gradient overwrites them: a
+    second backward pass through one forward pass is torch's error.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, current: Tensor, v: Tensor | None, a: Tensor | None, neuron: Neuron
+        ctx: Any,
+        current: Tensor,
+        v: Tensor | None,
+        a: Tensor | None,
+        neuron: Neuron,
+        in_place: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         adaptive = neuron.kind == "alif"
-        membranes = torch.empty_like(current)
-        thresholds = torch.empty_like(current) if adaptive else None
-        spikes = torch.empty_like(current)
+        membranes = current if in_place else torch.empty_like(current)
+        thresholds = torch.empty_like(membranes) if adaptive else None
+        spikes = torch.empty_like(membranes)
         threshold: float | Tensor = neuron.v_threshold
         ctx.started = v is not None
         if adaptive and a is None:
-            a = torch.zeros_like(current[0])
-        for t in range(len(current)):
+            a = torch.zeros_like(membranes[0])
+        for t in range(len(membranes)):
             u, y = membranes[t], spikes[t]
-            if v is None:
+            if v is not None:
+                # multiply, then add: each rounds as it does in an exported model
+                leaked = v.mul_(neuron.leak) if t else v * neuron.leak
+                torch.add(current[t], leaked, out=u)
+            elif not in_place:
                 u.copy_(current[t])
-            else:
-                torch.mul(v, neuron.leak, out=u)
-                u.add_(current[t])
             if thresholds is not None:
                 assert a is not None
                 threshold = torch.mul(a, neuron.beta, out=thresholds[t]).add_(neuron.v_threshold)
-            y.copy_(u > threshold)
-            v = (1 - y).mul_(u)
+            torch.gt(u, threshold, out=y)
+            v = torch.addcmul(u, u, y, value=-1, out=v if t else None)
             if a is not None:
                 a = (a * neuron.tau_a).add_(y)
         ctx.save_for_backward(membranes, thresholds)
+        ctx.set_materialize_grads(False)
         ctx.neuron = neuron
         return spikes, v, a
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad_spikes, gv, ga = gradients
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_spikes, gu, ga = gradients
         membranes, thresholds = ctx.saved_tensors
         neuron: Neuron = ctx.neuron
-        surrogate = SURROGATES[neuron.surrogate]
-        grad_current = torch.empty_like(membranes)
-        for t in reversed(range(len(membranes))):
-            u = membranes[t]
-            distance = u - (neuron.v_threshold if thresholds is None else thresholds[t])
-            gy = grad_spikes[t].clone()
-            if ga is not None:
-                gy += ga
-            if not neuron.detach_reset:
-                gy -= gv * u
-            gs = gy.mul_(surrogate(distance, neuron.b))
-            gu = torch.mul(gv, distance <= 0, out=grad_current[t]).add_(gs)
-            gv = gu * neuron.leak
-            if ga is not None:
-                ga = (ga * neuron.tau_a).sub_(gs, alpha=neuron.beta)
-        return (grad_current, gv, ga, None) if ctx.started else (grad_current, None, None, None)
+        if grad_spikes is None:
+            grad_spikes = torch.zeros_like(membranes)
+        leak = 1.0  # the state after the last step has not leaked yet
+        for block in _blocks(membranes):
+            u, gy = membranes[block], grad_spikes[block]
+            d = u - (neuron.v_threshold if thresholds is None else thresholds[block])
+            slope = SURROGATES[neuron.surrogate](d, neuron.b)
+            passes = torch.le(d, 0, out=d)
+            if thresholds is None:
+                if not neuron.detach_reset:
+                    passes.addcmul_(u, slope, value=-1)
+                slope.mul_(gy)
+            gs = slope
+            for t in reversed(range(len(u))):
+                if thresholds is not None:
+                    received = gy[t].clone() if ga is None else gy[t] + ga
+                    if gu is not None and not neuron.detach_reset:
+                        received.addcmul_(gu, u[t], value=-leak)
+                    gs[t].mul_(received)
+                    rise = gs[t] * -neuron.beta
+                    ga = rise if ga is None else rise.add_(ga, alpha=neuron.tau_a)
+                if gu is None:
+                    gu = u[t].copy_(gs[t])
+                else:
+                    gu = torch.addcmul(gs[t], gu, passes[t], value=leak, out=u[t])
+                leak = neuron.leak
+        assert gu is not None
+        state = (gu * leak, ga) if ctx.started else (None, None)
+        return (membranes, *state, None, None)
+
+
+def _blocks(x: Tensor) -> list[slice]:
+    """Steps of x, from the last, as many at a time as stay in the processor's cache."""
+    length = max(1, CACHED_VALUES // max(1, x[0].numel()))
+    return [slice(max(0, stop - length), stop) for stop in range(len(x), 0, -length)]

@@ -49,10 +49,10 @@ class Value:
         return self.data.expand(steps, *self.data.shape)
 
 
-def compute(node: ir.Node, flow: Flow, inputs: list[Value]) -> Value:
-    """Run one node."""
+def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, in_place: bool = False) -> Value:
+    """Run one node; `in_place`: its result may take the place of its first input in memory."""
     if isinstance(node, ir.Neuron):
-        return _neuron(node, flow, inputs[0])
+        return _neuron(node, flow, inputs[0], in_place)
     if isinstance(node, ir.MeanOverTime):
         x = inputs[0]
         return Value(x.unfolded(flow.steps).mean(0), False) if x.stepped else x
@@ -60,10 +60,12 @@ def compute(node: ir.Node, flow: Flow, inputs: list[Value]) -> Value:
     flat = [
         x.data if x.stepped == stepped else x.unfolded(flow.steps).flatten(0, 1) for x in inputs
     ]
+    if isinstance(node, ir.Add):
+        return Value(_add(flat, in_place and inputs[0].stepped == stepped), stepped)
     return Value(_apply(node, flow.module, *flat), stepped)
 
 
-def _neuron(node: ir.Neuron, flow: Flow, current: Value) -> Value:
+def _neuron(node: ir.Neuron, flow: Flow, current: Value, in_place: bool) -> Value:
     if not node.states and not current.stepped:
         return Value(run_neuron(node, current.data, {})[0], False)
     state: NeuronState = {
@@ -71,9 +73,18 @@ def _neuron(node: ir.Neuron, flow: Flow, current: Value) -> Value:
         for name in node.states
         if f"{node.path}.{name}" in flow.state
     }
-    out, state = run_neuron(node, current.unfolded(flow.steps), state)
+    in_place = in_place and current.stepped
+    out, state = run_neuron(node, current.unfolded(flow.steps), state, in_place=in_place)
     flow.new_state |= {f"{node.path}.{name}": value for name, value in state.items()}
     return Value(out.flatten(0, 1), True)
+
+
+def _add(inputs: list[Tensor], in_place: bool) -> Tensor:
+    total, *others = inputs
+    for x in others:
+        total = total.add_(x) if in_place else total + x
+        in_place = True
+    return total
 
 
 @singledispatch
@@ -104,22 +115,16 @@ def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
 
 @_apply.register(ir.BatchNorm)
 def _batch_norm(node: ir.BatchNorm, module: SpikingModule, x: Tensor) -> Tensor:
-    mean = module.stacked(node.owners, "running_mean")
-    var = module.stacked(node.owners, "running_var")
-    y = F.batch_norm(
+    return F.batch_norm(
         x,
-        mean,
-        var,
+        module.stacked(node.owners, "running_mean"),
+        module.stacked(node.owners, "running_var"),
         module.stacked(node.owners, "weight"),
         module.stacked(node.owners, "bias"),
         module.training,
         module.batch_norm_momentum,
         node.eps,
     )
-    if module.training and len(node.owners) > 1:
-        module.unstack(node.owners, "running_mean", mean)
-        module.unstack(node.owners, "running_var", var)
-    return y
 
 
 @_apply.register(ir.Pool)
@@ -150,8 +155,10 @@ def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
         return F.interpolate(
             x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)]
         )
+    if tuple(x.shape[2:]) == tuple(2 * new for new in node.size) and len(node.size) == 2:
+        return F.avg_pool2d(x, 1, 2)  # x[..., ::2, ::2], whose gradient would be two padded copies
     for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
-        if old == 2 * new:
+        if old == 2 * new and len(node.size) == 3:
             x = x[(slice(None),) * axis + (slice(None, None, 2),)]
         elif old != new:
             x = x.index_select(axis, torch.arange(new, device=x.device) * old // new)
@@ -163,17 +170,15 @@ def _concat(node: ir.Concat, module: SpikingModule, *inputs: Tensor) -> Tensor:
     return torch.cat(inputs, 1)
 
 
-@_apply.register(ir.Add)
-def _add(node: ir.Add, module: SpikingModule, *inputs: Tensor) -> Tensor:
-    total = inputs[0]
-    for x in inputs[1:]:
-        total = total + x
-    return total
-
-
 @_apply.register(ir.Slice)
 def _slice(node: ir.Slice, module: SpikingModule, x: Tensor) -> Tensor:
     return x[:, node.start : node.stop]
+
+
+def split(parts: list[ir.Slice], x: Value) -> list[Value]:
+    """All slices of a value at once: their gradients are then joined, not added up padded."""
+    sizes = [part.stop - part.start for part in parts]
+    return [Value(data, x.stepped) for data in x.data.split(sizes, 1)]
 
 
 @_apply.register(ir.CostVolume)

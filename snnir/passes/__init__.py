@@ -11,6 +11,7 @@ from snnir.passes.fold_batch_norm import FOLD_BATCH_NORM
 from snnir.passes.hoist_static import HOIST_STATIC
 from snnir.passes.infer_types import INFER_DOMAINS, INFER_SHAPES
 from snnir.passes.merge_duplicates import MERGE_DUPLICATES
+from snnir.passes.merge_parallel_nodes import MERGE_PARALLEL_NODES
 from snnir.passes.merge_same_sum import MERGE_SAME_SUM
 from snnir.passes.merge_shared_input import MERGE_SHARED_INPUT
 
@@ -20,7 +21,15 @@ ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
 SIMPLIFICATION: Final = (DROP_IDENTITIES, MERGE_DUPLICATES, DROP_DEAD_NODES)
 """What the naive builder leaves behind."""
 
-TRAINING: Final = (*ANALYSIS, *SIMPLIFICATION, MERGE_SHARED_INPUT, HOIST_STATIC)
+import os
+
+TRAINING: Final = (
+    *ANALYSIS,
+    *SIMPLIFICATION,
+    *((MERGE_PARALLEL_NODES,) if "P" in os.environ.get("MP", "P") else ()),
+    *((MERGE_SHARED_INPUT,) if "S" in os.environ.get("MP", "P") else ()),
+    HOIST_STATIC,
+)
 """To a graph that trains: the same function of the same parameters, computed faster."""
 
 FOLDING: Final = (

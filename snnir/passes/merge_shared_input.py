@@ -30,48 +30,63 @@ class Unit(NamedTuple):
     def result(self) -> str:
         return self.bn.path if self.bn else self.conv.path
 
+    def key(self, graph: Graph) -> tuple:
+        """What units that can be stacked have in common."""
+        conv = self.conv
+        geometry = (conv.in_channels, conv.kernel, conv.stride, conv.padding, conv.bias)
+        return graph.inputs(conv.path), geometry, self.bn and self.bn.eps
+
+
+def unit_of(graph: Graph, result: str) -> Unit | None:
+    """The unit that makes the value `result`, if it is one that can be stacked."""
+    node, bn = graph[result], None
+    if isinstance(node, BatchNorm):
+        node, bn = graph[graph.inputs(result)[0]], node
+        if len(graph.consumers(node.path)) > 1:
+            return None
+    return Unit(node, bn) if isinstance(node, Conv) and node.groups == 1 else None
+
 
 def merge_shared_input(graph: Graph, weights: Weights) -> bool:
     groups: dict[tuple, list[Unit]] = defaultdict(list)
     for conv in graph.of_type(Conv):
-        if conv.groups == 1:
-            readers = graph.consumers(conv.path)
-            reader = graph[readers[0]] if len(readers) == 1 else None
-            bn = reader if isinstance(reader, BatchNorm) else None
-            geometry = (conv.in_channels, conv.kernel, conv.stride, conv.padding, conv.bias)
-            groups[graph.inputs(conv.path), geometry, bn and bn.eps].append(Unit(conv, bn))
-    for (inputs, _, _), units in groups.items():
+        readers = graph.consumers(conv.path)
+        normed = len(readers) == 1 and isinstance(graph[readers[0]], BatchNorm)
+        unit = unit_of(graph, readers[0] if normed else conv.path)
+        if unit is not None:
+            groups[unit.key(graph)].append(unit)
+    for units in groups.values():
         if len(units) > 1:
-            _merge(graph, inputs, units)
+            _merge(graph, units)
     return any(len(units) > 1 for units in groups.values())
 
 
-def _merge(graph: Graph, inputs: tuple[str, ...], units: list[Unit]) -> None:
+def merge_units(graph: Graph, units: list[Unit]) -> str:
+    """Add the stacked convolution and batch norm of `units`; returns the path of their result."""
     convs = [unit.conv for unit in units]
-    channels = sum(conv.out_channels for conv in convs)
-    merged = convs[0].model_copy(
-        update={
-            "path": merged_path([conv.path for conv in convs]),
-            "out_channels": channels,
-            "owners": tuple(owner for conv in convs for owner in conv.owners),
-        }
-    )
-    last = graph.add(merged, inputs)
     norms = [unit.bn for unit in units if unit.bn]
-    if norms:
-        norm = norms[0].model_copy(
-            update={
-                "path": merged_path([bn.path for bn in norms]),
-                "out_channels": channels,
-                "owners": tuple(owner for bn in norms for owner in bn.owners),
-            }
-        )
-        last = graph.add(norm, [last])
+    channels = sum(conv.out_channels for conv in convs)
+    last = ""
+    for parts, inputs in ((convs, graph.inputs(convs[0].path)), (norms, None)):
+        if parts:
+            merged = parts[0].model_copy(
+                update={
+                    "path": merged_path([part.path for part in parts]),
+                    "out_channels": channels,
+                    "owners": tuple(owner for part in parts for owner in part.owners),
+                }
+            )
+            last = graph.add(merged, [last] if inputs is None else inputs)
+    return last
+
+
+def _merge(graph: Graph, units: list[Unit]) -> None:
+    merged = merge_units(graph, units)
     start = 0
     for unit in units:
         stop = start + unit.conv.out_channels
         graph.replace(Slice(path=unit.result, start=start, stop=stop, span=unit.conv.span))
-        graph.set_inputs(unit.result, [last])
+        graph.set_inputs(unit.result, [merged])
         if unit.bn:
             graph.remove(unit.conv.path)
         start = stop
