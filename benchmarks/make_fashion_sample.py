@@ -1,21 +1,13 @@
 """Make models/fashion_mnist_sample.npz: `make_fashion_sample.py IDX_FOLDER OUT.npz`."""
 
-import gzip
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from snnir.data.idx import read_idx
+
 PER_CLASS = 100
-
-
-def read_idx(folder: Path, name: str) -> np.ndarray:
-    """An idx file of bytes, gzipped or not."""
-    path = folder / name
-    data = path.read_bytes() if path.exists() else gzip.decompress(Path(f"{path}.gz").read_bytes())
-    rank = data[3]
-    shape = np.frombuffer(data, ">u4", rank, 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
 def main() -> None:

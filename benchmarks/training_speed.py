@@ -74,7 +74,9 @@ def peer_module(channels: int) -> nn.Module:
 def training_step(
     net: nn.Module, *, bf16: bool, reset: Callable[[nn.Module], None] | None = None
 ) -> Step:
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.025, momentum=0.9, weight_decay=3e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=0.025, momentum=0.9, weight_decay=3e-4, fused=True
+    )
 
     def step(batch: int) -> None:
         x, target = torch.rand(batch, 3, 32, 32), torch.randint(0, CLASSES, (batch,))
@@ -119,9 +121,12 @@ def convolutions_step(net: SpikingModule, batch: int, *, bf16: bool) -> Step:
 
 def make_step(side: str, channels: int, batch: int) -> Step:
     import os
+
     if not side.startswith("peer") or "PM" in os.environ:
         import ctypes
-        libc=ctypes.CDLL("libc.so.6"); libc.mallopt(-3,32<<20), libc.mallopt(-1,2**31-1)
+
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 32 << 20), libc.mallopt(-1, 2**31 - 1)
     torch.manual_seed(0)
     bf16 = side.endswith("bf16")
     if side.startswith("peer"):

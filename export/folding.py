@@ -12,6 +12,7 @@ from torch import Tensor
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
 from snnir.lower.module import SpikingModule
+from snnir.lower.neurons import outputs_by_path
 from snnir.lower.operations import Value
 from snnir.passes import DEPLOYMENT, TRAINING, run_passes
 from snnir.weights import Weights
@@ -58,7 +59,8 @@ def _run(
 
     def keep(node: Node, value: Value) -> Value:
         if isinstance(node, Neuron) and node.spiking:
-            spikes[node.path] = value.data.bool()
+            outputs = outputs_by_path(node, value.data)
+            spikes.update({path: y.bool() for path, y in outputs.items()})
         return value
 
     output, _ = module.run(*(torch.from_numpy(x).double() for x in inputs), observe=keep)

@@ -15,6 +15,8 @@ from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import calibrated_weights, seeded_inputs
+from snnir.lower.neurons import outputs_by_path
+from snnir.lower.operations import Value
 from snnir.passes import TRAINING, run_passes
 from snnir.source import read_source
 from snnir.weights import Weights
@@ -58,7 +60,8 @@ def run_recorded(
 
     def keep(node, value):
         if isinstance(node, Neuron) and node.spiking:
-            spikes[node.path] = value.unfolded(graph.steps).detach()
+            for path, y in outputs_by_path(node, value.data).items():
+                spikes[path] = Value(y, value.stepped).unfolded(graph.steps).detach()
         return value
 
     with torch.no_grad():

@@ -33,6 +33,7 @@ PASSES = {
         passes.MERGE_DUPLICATES,
         passes.DROP_DEAD_NODES,
         passes.MERGE_SAME_SUM,
+        passes.MERGE_PARALLEL_NODES,
         passes.MERGE_SHARED_INPUT,
         passes.HOIST_STATIC,
     )
@@ -47,6 +48,7 @@ FIRST = {
     "merge_duplicates": (*ANALYSIS, passes.DROP_IDENTITIES),
     "drop_dead_nodes": ANALYSIS,
     "merge_same_sum": (*ANALYSIS, passes.FOLD_BATCH_NORM, passes.DROP_IDENTITIES),
+    "merge_parallel_nodes": (*ANALYSIS, *SIMPLIFICATION),
     "merge_shared_input": (*ANALYSIS, *SIMPLIFICATION),
     "hoist_static": ANALYSIS,
 }
@@ -90,6 +92,7 @@ def test_execution_before_and_after(name, network):
         "drop_auxiliary_heads": ("hybrid", "spikes", "small_stereo"),
         "hoist_static": ("small_stereo",),
         "merge_duplicates": ("spikes",),
+        "merge_parallel_nodes": ("hybrid", "menu", "small_stereo"),
         "merge_same_sum": ("spikes",),
     }
     assert bool(after.modified) == (network not in unchanged.get(name, ()))

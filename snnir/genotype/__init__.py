@@ -3,5 +3,6 @@
 from snnir.genotype.ast import Genotype
 from snnir.genotype.parser import parse
 from snnir.genotype.printer import format_source, print_genotype
+from snnir.genotype.retarget import retarget
 
-__all__ = ["Genotype", "format_source", "parse", "print_genotype"]
+__all__ = ["Genotype", "format_source", "parse", "print_genotype", "retarget"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import BatchNorm, Conv, Linear, Node, WeightLayer
+from snnir.ir.nodes import BatchNorm, Conv, Linear, Neuron, Node, WeightLayer
 from snnir.weights import Weights, expected_shapes
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def calibrated_weights(graph: Graph, inputs: Sequence[Tensor], seed: int) -> Wei
     for owner in norms:
         name = f"{owner.path}.bias"
         weights[name] = _generator(seed, name).normal(0, 0.5, owner.channels).astype(np.float32)
+    places = {part.path: n.path for n in graph.neurons for part in (n.parts or (n,))}
     for _ in range(MAX_ROUNDS):
         module = SpikingModule(graph, weights)
         rates = calibrate_batch_norm(module, inputs)
@@ -86,7 +87,7 @@ def calibrated_weights(graph: Graph, inputs: Sequence[Tensor], seed: int) -> Wei
         silent = [path for path, rate in rates.items() if rate < SILENT]
         if not silent:
             return weights
-        for node in _feeding(graph, silent[0]):
+        for node in _feeding(graph, places[silent[0]]):
             for owner in node.owners:
                 if isinstance(node, BatchNorm):
                     weights[f"{owner.path}.bias"] += np.float32(0.25)
@@ -103,14 +104,15 @@ def calibrate_batch_norm(module: object, inputs: Sequence[Tensor]) -> dict[str, 
     import torch
 
     from snnir.lower.module import SpikingModule
+    from snnir.lower.neurons import outputs_by_path
 
     assert isinstance(module, SpikingModule)
     rates: dict[str, float] = {}
-    spiking = {neuron.path for neuron in module.graph.neurons if neuron.spiking}
 
     def measure(node: Node, value):  # type: ignore[no-untyped-def]
-        if node.path in spiking:
-            rates[node.path] = float(value.data.mean())
+        if isinstance(node, Neuron) and node.spiking:
+            outputs = outputs_by_path(node, value.data)
+            rates.update({path: float(y.mean()) for path, y in outputs.items()})
         return value
 
     momentum, training = module.batch_norm_momentum, module.training

@@ -38,7 +38,16 @@ def run_neuron(
     return spikes, {"v": v, "a": a} if neuron.kind == "alif" else {"v": v}
 
 
+def outputs_by_path(neuron: Neuron, output: Tensor) -> dict[str, Tensor]:
+    """The output [T·N, C, …] of each neuron that a merged one stands for, by path."""
+    if not neuron.parts:
+        return {neuron.path: output}
+    pieces = output.split([part.channels for part in neuron.parts], 1)
+    return {part.path: piece for part, piece in zip(neuron.parts, pieces, strict=True)}
+
+
 CACHED_VALUES = 2**18
+"""Values of a block that the gradient works on at once."""
 
 
 class _Spiking(torch.autograd.Function):

@@ -1,5 +1,8 @@
-"""The parameters of merged layers side by side in one piece of memory: stacking them copies nothing,
-and an optimiser that steps each under its own name steps the stack."""
+"""The parameters of merged layers side by side in one piece of memory.
+
+Stacking them then copies nothing, and an optimiser that steps each under its own name steps the
+stack.
+"""
 
 from __future__ import annotations
 

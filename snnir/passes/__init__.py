@@ -21,13 +21,11 @@ ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
 SIMPLIFICATION: Final = (DROP_IDENTITIES, MERGE_DUPLICATES, DROP_DEAD_NODES)
 """What the naive builder leaves behind."""
 
-import os
-
 TRAINING: Final = (
     *ANALYSIS,
     *SIMPLIFICATION,
-    *((MERGE_PARALLEL_NODES,) if "P" in os.environ.get("MP", "P") else ()),
-    *((MERGE_SHARED_INPUT,) if "S" in os.environ.get("MP", "P") else ()),
+    MERGE_PARALLEL_NODES,
+    MERGE_SHARED_INPUT,
     HOIST_STATIC,
 )
 """To a graph that trains: the same function of the same parameters, computed faster."""

@@ -1,10 +1,10 @@
-"""Run cell nodes side by side: neurons alike whose sums read the same values become one wide neuron.
+"""Run cell nodes side by side: neurons alike, whose sums read the same values, become one.
 
     a = neuron(add(bn_pa(conv_pa(p)), bn_qa(conv_qa(q))))
     b = neuron(add(bn_pb(conv_pb(p)), bn_qb(conv_qb(q))))
 -->
     m = neuron(add(bn_pab(conv_pab(p)), bn_qab(conv_qab(q))))
-    a = slice(m, 0, A); b = slice(m, A, A + B)
+    a = slice(m, 0, A); b = slice(m, A, A + B)        concat(a, b, x) --> concat(m, x)
 
 Exact, in training too: batch norm and neurons work per channel. Parameters keep their names, and
 the wide neuron lists the neurons it stands for.
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Add, Neuron, Owner, Slice
+from snnir.ir.nodes import Add, Concat, Neuron, Owner, Slice
 from snnir.passes.base import Pass
 from snnir.passes.merge_shared_input import Unit, merge_units, unit_of
 from snnir.passes.naming import merged_path
@@ -42,36 +42,43 @@ def _summands(graph: Graph, neuron: Neuron) -> list[Unit]:
     (source,) = graph.inputs(neuron.path)
     results = graph.inputs(source) if isinstance(graph[source], Add) else (source,)
     units = [unit_of(graph, path) for path in results]
-    alone = graph.consumers(source) == [neuron.path]
     found = [u for u in units if u is not None and len(graph.consumers(u.result)) == 1]
-    return (
-        sorted(found, key=lambda u: graph.inputs(u.conv.path))
-        if alone and len(found) == len(units)
-        else []
-    )
+    if len(found) < len(units) or graph.consumers(source) != [neuron.path]:
+        return []
+    return sorted(found, key=lambda unit: str(unit.key(graph)))
 
 
 def _merge(graph: Graph, members: list[tuple[Neuron, list[Unit]]]) -> None:
     neurons = [neuron for neuron, _ in members]
     sums = [graph.inputs(neuron.path)[0] for neuron in neurons]
-    columns = list(zip(*(units for _, units in members), strict=True))
-    total = [merge_units(graph, list(column)) for column in columns]
-    last = total[0]
-    if len(total) > 1:
-        add = graph[sums[0]].model_copy(update={"path": merged_path(sums)})
-        last = graph.add(add, total)
-    widths = [units[0].conv.out_channels for _, units in members]
-    parts = tuple(Owner(n.path, w) for n, w in zip(neurons, widths, strict=True))
+    columns = [list(column) for column in zip(*(units for _, units in members), strict=True)]
+    currents = [merge_units(graph, column) for column in columns]
+    current = currents[0]
+    if len(currents) > 1:
+        current = graph.add(graph[sums[0]].model_copy(update={"path": merged_path(sums)}), currents)
+    parts = tuple(Owner(n.path, units[0].conv.out_channels) for n, units in members)
     path = merged_path([neuron.path for neuron in neurons])
-    graph.add(neurons[0].model_copy(update={"path": path, "parts": parts}), [last])
+    graph.add(neurons[0].model_copy(update={"path": path, "parts": parts}), [current])
+    _read_whole(graph, [neuron.path for neuron in neurons], path)
     start = 0
-    for neuron, width in zip(neurons, widths, strict=True):
-        graph.replace(Slice(path=neuron.path, start=start, stop=start + width, span=neuron.span))
+    for neuron, part in zip(neurons, parts, strict=True):
+        stop = start + part.channels
+        graph.replace(Slice(path=neuron.path, start=start, stop=stop, span=neuron.span))
         graph.set_inputs(neuron.path, [path])
-        start += width
-    removed = {unit.conv.path for column in columns for unit in column}
-    removed |= {unit.result for column in columns for unit in column}
-    graph.remove(*removed, *(sums if len(total) > 1 else []))
+        start = stop
+    gone = {path for column in columns for u in column for path in (u.conv.path, u.result)}
+    gone.update(sums if len(currents) > 1 else [])
+    gone.update(n.path for n in neurons if not graph.consumers(n.path))
+    graph.remove(*gone)
+
+
+def _read_whole(graph: Graph, parts: list[str], whole: str) -> None:
+    """Make a concatenation of all the parts, in order, read the whole instead."""
+    for reader in set(graph.consumers(parts[0])):
+        inputs = list(graph.inputs(reader))
+        first = inputs.index(parts[0])
+        if isinstance(graph[reader], Concat) and inputs[first : first + len(parts)] == parts:
+            graph.set_inputs(reader, [*inputs[:first], whole, *inputs[first + len(parts) :]])
 
 
 MERGE_PARALLEL_NODES = Pass("merge_parallel_nodes", merge_parallel_nodes)
