@@ -53,9 +53,9 @@ def our_module(channels: int) -> SpikingModule:
 
 def peer_module(channels: int) -> nn.Module:
     """SpikingJelly's SpikeDHS, multi-step; its hard-coded widths (C = 48) replaced."""
-    from snnir.data.torchvision import import_torchvision
+    from snnir.data.vision import torchvision_module
 
-    import_torchvision()
+    torchvision_module("transforms")
     from spikingjelly.activation_based import functional
     from spikingjelly.activation_based.model import spike_dhs
 
@@ -130,9 +130,9 @@ def make_step(side: str, channels: int, batch: int) -> Step:
     torch.manual_seed(0)
     bf16 = side.endswith("bf16")
     if side.startswith("peer"):
-        from snnir.data.torchvision import import_torchvision
+        from snnir.data.vision import torchvision_module
 
-        import_torchvision()
+        torchvision_module("transforms")
         from spikingjelly.activation_based.functional import reset_net
 
         return training_step(peer_module(channels), bf16=bf16, reset=reset_net)

@@ -46,6 +46,14 @@ def resolve(path_or_name: str | Path) -> Source:
     return source(given)
 
 
+def trained_weights(path_or_name: str | Path) -> Path | None:
+    """The safetensors file that the box has for one of its models, if `path_or_name` is a name."""
+    if str(path_or_name) not in names():
+        return None
+    path = Path(str(files(__name__).joinpath(f"{path_or_name}.safetensors")))
+    return path if path.exists() else None
+
+
 def fashion_mnist_sample() -> tuple[np.ndarray, np.ndarray]:
     """1,000 test images of Fashion-MNIST: [1000, 1, 28, 28] float32 in [0, 1], and labels [1000].
 

@@ -21,6 +21,7 @@ from snnir.errors import SnnirError
 from snnir.export.folding import Folding, check_folding
 from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
 from snnir.export.parity import Parity, check_parity
+from snnir.files import writable_folder
 from snnir.genotype import Genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
@@ -150,19 +151,6 @@ def compile_network(
         },
     }
     return Compiled(genotype, deployed.graph, deployed.weights, given, model, report)
-
-
-def writable_folder(folder: str | Path) -> Path:
-    """Create `folder` if need be. Raises SnnirError when nothing can be written there."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}") from None
-    return folder
 
 
 def refuse_too_large(graph: Graph) -> None:

@@ -15,6 +15,10 @@ class SnnirError(Exception):
     """The user's input is wrong; commands print the message and exit with 2."""
 
 
+class CheckFailed(SnnirError):
+    """The input is well-formed, but what was made of it does not hold: exit code 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One finding in a source text; `hint` is an optional "did you mean"."""

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "ir": {"ir", "genotype", "errors", "source"},
     "passes": {"passes", "ir", "genotype", "errors", "source", "weights"},
     "lower": {"lower", "ir", "errors", "weights"},
+    "data": {"data", "errors"},
     "analysis": {"analysis", "passes", "ir", "genotype", "weights", "__version__", ""},
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from PIL import Image
 
 from snnir.data.kept import Kept
 from snnir.data.request import Place, Request, Sources, check_shape
+from snnir.data.samples import Source
 from snnir.data.vision import torchvision_module
 from snnir.errors import SnnirError
 
@@ -21,10 +22,13 @@ SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".ti
 CHANNELS: Final = {"L": 1, "RGB": 3}
 """Channels of the image modes that are read; others, such as palettes, would need a conversion."""
 
+Reader = Callable[[list[str], np.ndarray, tuple[int, ...]], Source]
+"""(paths, labels, [C, H, W]) -> source."""
+
 
 @dataclass
 class FolderImages:
-    """Image files that must have the network's shape, and their labels int64 [N]; kept once read."""
+    """Image files that must have the network's shape, kept once read; labels int64 [N]."""
 
     paths: list[str]
     labels: np.ndarray
@@ -55,14 +59,17 @@ class FolderImages:
         return _array(image)
 
 
-class ImageNetImages(FolderImages):
-    """Photographs of any size: a random part of them in training, else their centre."""
+@dataclass
+class ImageNetImages:
+    """Photographs of any size, read anew every time; labels int64 [N]."""
 
-    def __post_init__(self) -> None:
-        """Keeps nothing."""
+    paths: list[str]
+    labels: np.ndarray
+    shape: tuple[int, ...]
+    maximum = 255
 
     def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """uint8 [3, H, W]; in training a random resized crop, half of them mirrored.
+        """uint8 [3, H, W]: in training a random part, half of them mirrored; else the centre.
 
         Raises:
             SnnirError: an unreadable image.
@@ -113,7 +120,7 @@ def open_imagenet(place: Place, request: Request) -> Sources:
     return _scan(ImageNetImages, place.folder(), "val", request)
 
 
-def _scan(reader: type[FolderImages], folder: Path, test: str, request: Request) -> Sources:
+def _scan(reader: Reader, folder: Path, test: str, request: Request) -> Sources:
     classes = subfolders(folder / "train")
     differing = sorted({*classes} ^ {*subfolders(folder / test)})
     if differing:

@@ -28,12 +28,11 @@ CIFAR10_DVS_TRAIN = 900
 
 
 class Item(NamedTuple):
-    """A sample: a recording, or a span of one from `start` up to `end` in microseconds."""
+    """A sample: a recording, or a span of one, from a first microsecond up to another."""
 
     path: str
     label: int
-    start: int | None = None
-    end: int | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass
@@ -75,9 +74,10 @@ class Recordings:
     def _bin(self, item: Item, events: Events) -> np.ndarray:
         steps, _, height, width = self.shape
         where = item.path
-        if item.start is not None and item.end is not None:
-            events = events.where((item.start <= events.t) & (events.t < item.end))
-            where += f", {item.start} to {item.end} µs"
+        if item.span:
+            start, end = item.span
+            events = events.where((start <= events.t) & (events.t < end))
+            where += f", {start} to {end} µs"
         try:
             return np.packbits(bin_events(events, steps, height, width))
         except SnnirError as error:
@@ -157,7 +157,9 @@ def _spans(trial: Path) -> list[Item]:
         label, start, end = map(int, match.groups())
         if not 1 <= label <= len(GESTURES):
             raise SnnirError(f"{path}:{number}: found class {label}, expected 1 to {len(GESTURES)}")
-        items.append(Item(str(trial), label - 1, start, end))
+        items.append(Item(str(trial), label - 1, (start, end)))
+    if not items:
+        raise SnnirError(f"{path}: found no labelled spans, expected lines class,start,end")
     return items
 
 

@@ -52,9 +52,10 @@ def open_data(spec: str, request: Request) -> Splits:
     """
     name, _, path = spec.partition(":")
     if name not in DATA_SETS:
-        hint = did_you_mean(name, DATA_SETS)
-        expected = ", ".join(DATA_SETS)
-        raise SnnirError(f"found data set '{name}', expected one of {expected} {hint}".rstrip())
+        known, hint = ", ".join(DATA_SETS), did_you_mean(name, DATA_SETS)
+        raise SnnirError(
+            f"found data set '{name}', expected one of {known}" + (f"; {hint}" if hint else "")
+        )
     check_request(request)
     data_set = DATA_SETS[name]
     if data_set.kind != request.kind:

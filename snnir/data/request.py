@@ -87,13 +87,11 @@ class Splits:
 
 
 def check_request(request: Request) -> None:
-    """Raises SnnirError for limits that leave nothing and augmentation that blanks an image."""
-    for name in ("limit_train", "limit_test"):
-        limit = getattr(request, name)
-        if limit is not None and limit < 1:
-            raise SnnirError(f"{name}: found {limit}, expected at least 1")
-    if request.validation < 0:
-        raise SnnirError(f"validation: found {request.validation}, expected at least 0")
+    """Raises SnnirError for numbers out of range, and augmentation that blanks an image."""
+    for name, least in (("limit_train", 1), ("limit_test", 1), ("validation", 0), ("seed", 0)):
+        number = getattr(request, name)
+        if number is not None and number < least:
+            raise SnnirError(f"{name}: found {number}, expected at least {least}")
     side = min(request.shape[1:])
     for name in ("crop_padding", "cutout"):
         length = getattr(request.augmentation, name)

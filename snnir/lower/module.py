@@ -42,6 +42,10 @@ class SpikingModule(nn.Module):
         self.graph = graph
         self.batch_norm_momentum = 0.1
         """Share of a batch's statistics in the running ones (torch's default)."""
+        self.synchronised = False
+        """Whether batch norm takes its statistics over all processes of torch.distributed."""
+        self.observer: Observer | None = None
+        """Sees every value of `module(x)`, as `observe` does of `run`."""
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._stacks = Stacks()
         initial = initial_weights(graph, seed)
@@ -61,7 +65,7 @@ class SpikingModule(nn.Module):
         }
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.run(*inputs)[0]
+        return self.run(*inputs, observe=self.observer)[0]
 
     def step(self, *inputs: Tensor, state: State | None = None) -> tuple[Any, State]:
         """One step from `state` (None: at rest): inputs [N, C, H, W].

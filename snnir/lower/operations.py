@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snnir.ir import nodes as ir
 from snnir.lower.neurons import NeuronState, run_neuron
+from snnir.lower.synchronised import synchronised_batch_norm
 
 if TYPE_CHECKING:
     from snnir.lower.module import SpikingModule
@@ -115,16 +116,14 @@ def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
 
 @_apply.register(ir.BatchNorm)
 def _batch_norm(node: ir.BatchNorm, module: SpikingModule, x: Tensor) -> Tensor:
-    return F.batch_norm(
-        x,
-        module.stacked(node.owners, "running_mean"),
-        module.stacked(node.owners, "running_var"),
-        module.stacked(node.owners, "weight"),
-        module.stacked(node.owners, "bias"),
-        module.training,
-        module.batch_norm_momentum,
-        node.eps,
+    mean, var, weight, bias = (
+        module.stacked(node.owners, name)
+        for name in ("running_mean", "running_var", "weight", "bias")
     )
+    momentum = module.batch_norm_momentum
+    if module.training and module.synchronised:
+        return synchronised_batch_norm(x, mean, var, weight, bias, momentum, node.eps)
+    return F.batch_norm(x, mean, var, weight, bias, module.training, momentum, node.eps)
 
 
 @_apply.register(ir.Pool)

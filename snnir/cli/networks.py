@@ -1,88 +1,44 @@
-"""The `snnir` command. Thin: each command reads its input, calls one function and prints.
-
-Exit codes: 0 done, 1 a check failed, 2 the input is wrong, 130 interrupted. Imports are inside the
-commands, so that `check` and `fmt` answer without loading torch.
-"""
+"""Commands about networks: check, fmt, draw, compile, models."""
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from snnir import __version__
-from snnir.errors import SnnirError
-
-app = typer.Typer(
-    name="snnir",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Compile genotypes of spiking networks to PyTorch and ONNX, with proofs.",
+from snnir.cli.app import app
+from snnir.cli.options import (
+    Genotype,
+    Json,
+    Settings,
+    Weights,
+    box_weights,
+    parsed_genotype,
+    print_json,
+    say,
 )
-
-Genotype = Annotated[
-    str, typer.Argument(metavar="F.snn", help="A genotype file, or the name of a model in the box.")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")
-]
-
-
-def main() -> None:
-    """Run the command line; turns errors into exit codes."""
-    try:
-        app(prog_name="snnir")
-    except SnnirError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"snnir {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
+from snnir.errors import SnnirError
 
 
 @app.command()
-def check(genotype: Genotype, as_json: Json = False) -> None:
+def check(genotype: Genotype, settings: Settings = None, as_json: Json = False) -> None:
     """Parse a genotype, build its graph and verify it; says what it costs and whether it is purely
     spiking once folded. Never loads torch."""
     from snnir.analysis.report import structure_report
-    from snnir.genotype import parse
     from snnir.ir import build
-    from snnir.models import resolve
     from snnir.passes import ANALYSIS, FOLDING, run_passes
 
-    parsed = parse(resolve(genotype))
+    parsed = parsed_genotype(genotype, settings)
     graph = build(parsed)
     pipeline = ANALYSIS if parsed.searchable else FOLDING
     report = structure_report(graph, run_passes(pipeline, graph).graph)
     report |= {"nodes": len(graph), "searchable": parsed.searchable}
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
     purity = "purely spiking after folding" if report["spike_pure"] else "not purely spiking:"
     if parsed.searchable:
@@ -104,6 +60,7 @@ def fmt(
     ] = False,
 ) -> None:
     """Format genotype files in place, comments kept."""
+    from snnir.files import write_whole
     from snnir.genotype import format_source
     from snnir.source import read_source
 
@@ -114,7 +71,7 @@ def fmt(
         if check_only:
             print(f"{path}: not formatted")
         else:
-            _write_whole(path, text)
+            write_whole(path, text)
             print(f"{path}: formatted")
     if check_only and changed:
         raise typer.Exit(1)
@@ -126,17 +83,17 @@ def draw(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE.svg", help="Default: ./NAME.svg.")
     ] = None,
+    settings: Settings = None,
 ) -> None:
     """Draw the network and its cells as an SVG picture."""
     from snnir.analysis.draw import draw as drawing
-    from snnir.genotype import parse
-    from snnir.models import resolve
+    from snnir.files import write_whole
 
-    parsed = parse(resolve(genotype))
+    parsed = parsed_genotype(genotype, settings)
     path = out or Path(f"{parsed.name}.svg")
     if path.suffix != ".svg":
         raise SnnirError(f"{path}: found suffix '{path.suffix}', expected .svg")
-    _write_whole(path, drawing(parsed))
+    write_whole(path, drawing(parsed))
     print(path)
 
 
@@ -149,12 +106,7 @@ def compile_(
             "-o", "--out", metavar="DIR", help="Output folder; default ./NAME of the network."
         ),
     ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="Trained weights (safetensors); without, seeded ones, batch norm calibrated."
-        ),
-    ] = None,
+    weights: Weights = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of weights and inputs that are not given.")
     ] = 0,
@@ -170,27 +122,27 @@ def compile_(
             "events [T, N, C, H, W].",
         ),
     ] = None,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Compile a genotype to ONNX and prove that it computes what the torch network computes.
 
     Writes network.onnx, graph.json, graph.safetensors, weights.safetensors, report.json and
     report.html. Exits with 1 when the proof fails; the model is then named network.unproven.onnx.
+    Without weights, a model of the box has its own; others get seeded ones, batch norm calibrated.
     """
-    from snnir.genotype import parse
-    from snnir.models import resolve
-
-    parsed = parse(resolve(genotype))
+    parsed = parsed_genotype(genotype, settings)
+    weights = weights or box_weights(genotype, settings)
     from snnir.compiler import compile_network
 
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
     compiled = compile_network(
-        parsed, weights=weights, seed=seed, form=form, inputs=arrays, say=_say
+        parsed, weights=weights, seed=seed, form=form, inputs=arrays, say=say
     )
     folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
     report = json.loads((folder / "report.json").read_text())
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         from snnir.analysis.summary import print_summary
 
@@ -221,7 +173,7 @@ def models(as_json: Json = False) -> None:
             }
         )
     if as_json:
-        _print_json({"models": found})
+        print_json({"models": found})
         return
     for model in found:
         print(f"{model['name']:20} {model['parameters']:>11,} parameters  T = {model['steps']}")
@@ -244,27 +196,3 @@ def _read_inputs(path: Path, names: list[str]) -> list[Any]:
         found = ", ".join(sorted(arrays)) or "nothing"
         raise SnnirError(f"{path}: found arrays {found}, expected {', '.join(names)}")
     return [arrays[name] for name in names]
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write under a temporary name and rename. Raises SnnirError."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, delete=False
-        ) as file:
-            file.write(text)
-        if path.exists():
-            os.chmod(file.name, path.stat().st_mode)
-        else:
-            os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise SnnirError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=1))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)

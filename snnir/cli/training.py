@@ -1,0 +1,237 @@
+"""Commands that run networks on data: train, eval."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from snnir.cli.app import app
+from snnir.cli.options import (
+    Genotype,
+    Json,
+    Settings,
+    Weights,
+    box_weights,
+    parsed_genotype,
+    print_json,
+    say,
+)
+from snnir.errors import SnnirError
+
+if TYPE_CHECKING:
+    from snnir.training import Progress, Trained, TrainingConfig
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:PATH]",
+        help="cifar10, cifar100, imagenet, fashion-mnist, digits, folder:PATH, n-mnist, "
+        "dvs-gesture or cifar10-dvs, and where it lies.",
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read and augment samples.")]
+LimitTest = Annotated[
+    int | None, typer.Option(metavar="N", help="At most N test samples, drawn at random.")
+]
+Seed = Annotated[int | None, typer.Option(help="Of weights, order and augmentation (0).")]
+
+
+@app.command()
+def train(
+    genotype: Genotype,
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Default: ./NAME of the network."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="cifar, imagenet: the paper's; small: a quick one."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="C.toml", help="A recipe as config.toml of a run holds it."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights to start from. Default: seeded initial ones.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in DIR, to the same weights.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(metavar="N")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Of all processes together.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(metavar="X")] = None,
+    warmup_epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="Over which the learning rate rises.")
+    ] = None,
+    precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option()] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training samples held out, to choose the best weights on."),
+    ] = None,
+    limit_train: Annotated[
+        int | None, typer.Option(metavar="N", help="At most N training samples, drawn at random.")
+    ] = None,
+    limit_test: LimitTest = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    workers: Workers = 0,
+    download: Download = False,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on a data set.
+
+    Writes genotype.snn, config.toml, best.safetensors, last.safetensors, checkpoint.pt, log.jsonl,
+    curve.svg and tensorboard/. Ctrl-C saves; --resume goes on, bit for bit on a CPU with the same
+    number of threads. `torchrun --nproc-per-node N -m snnir train …` trains in N processes.
+    """
+    network = parsed_genotype(genotype, settings)
+    from snnir.training import configured, train_network
+
+    recipe = configured(
+        _recipe(preset, config),
+        {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "warmup_epochs": warmup_epochs,
+            "precision": precision,
+            "validation": validation,
+            "limit_train": limit_train,
+            "limit_test": limit_test,
+            "seed": seed,
+        },
+    )
+    with _progress_bar() as show:
+        trained = train_network(
+            network, data, out or Path(network.name), recipe,
+            weights=weights, resume=resume, device=device, workers=workers, download=download,
+            show=show, say=say,
+        )  # fmt: skip
+    summary = _summary(trained)
+    if as_json:
+        print_json(summary)
+    else:
+        print(
+            f"{trained.folder}: best epoch {trained.best.epoch}, accuracy on the test set "
+            f"{summary['accuracy']:.2%}, firing rate {summary['firing_rate']:.3f}"
+        )
+        if trained.chosen_on == "test":
+            print("the best epoch was chosen on the test set; --validation N holds out others")
+
+
+@app.command("eval")
+def evaluate(
+    genotype: Genotype,
+    data: Data,
+    weights: Weights = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="M.onnx", help="Evaluate this exported model in onnxruntime instead."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N")] = 100,
+    limit_test: LimitTest = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples that --limit-test draws.")] = 0,
+    device: Device = "auto",
+    workers: Workers = 0,
+    download: Download = False,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and firing rate on a data set's test samples, batch norm folded."""
+    network = parsed_genotype(genotype, settings)
+    if model is not None and weights is not None:
+        raise SnnirError("found --weights and --model, expected one of them: a model has its own")
+    weights = weights or (None if model else box_weights(genotype, settings))
+    from snnir.training import evaluate_network
+
+    found = evaluate_network(
+        network, data, weights=weights, model=model, batch_size=batch_size,
+        limit_test=limit_test, seed=seed, device=device, workers=workers, download=download,
+    )  # fmt: skip
+    runtime = "torch" if model is None else "onnxruntime"
+    if as_json:
+        print_json(
+            {
+                "accuracy": found.accuracy,
+                "firing_rate": found.firing_rate,
+                "samples": found.samples,
+                "loss": found.loss,
+                "runtime": runtime,
+                "source": str(model or weights),
+                "samples_per_second": found.samples / found.seconds,
+                "firing_rates": found.firing_rates,
+            }
+        )
+        return
+    print(
+        f"accuracy {found.accuracy:.2%} of {found.samples:,} samples, firing rate "
+        f"{found.firing_rate:.3f}, {found.samples / found.seconds:,.0f} samples/s ({runtime})"
+    )
+
+
+def _recipe(preset: str | None, config: Path | None) -> TrainingConfig:
+    from snnir import training
+
+    if preset is not None and config is not None:
+        raise SnnirError("found --preset and --config, expected one of them")
+    if config is not None:
+        return training.read_config(config)
+    return training.TrainingConfig() if preset is None else training.preset(preset)
+
+
+def _summary(trained: Trained) -> dict[str, Any]:
+    found = trained.test or trained.best
+    return {
+        "folder": str(trained.folder),
+        "accuracy": found.accuracy,
+        "firing_rate": found.firing_rate,
+        "best_epoch": trained.best.epoch,
+        "chosen_on": trained.chosen_on,
+        "last_accuracy": trained.history[-1].accuracy,
+        "epochs": len(trained.history),
+        "seconds": trained.history[-1].seconds,
+    }
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A line that follows the training, on a terminal; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task("reading data", total=None, numbers="")
+
+        def show(now: Progress) -> None:
+            minutes, seconds = divmod(int(now.seconds_left), 60)
+            hours, minutes = divmod(minutes, 60)
+            numbers = (
+                f"loss {now.loss:.3f} accuracy {now.accuracy:.1%} firing {now.firing_rate:.3f} "
+                f"{now.samples_per_second:,.0f}/s {hours}:{minutes:02}:{seconds:02} left"
+            )
+            bar.update(
+                task, total=now.steps, completed=now.step, numbers=numbers,
+                description=f"epoch {now.epoch}",
+            )  # fmt: skip
+
+        yield show

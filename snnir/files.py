@@ -1,0 +1,46 @@
+"""Files written whole: under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from snnir.errors import SnnirError
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Put `content` into a file that appears whole or not at all; what was there stays on failure.
+
+    Raises:
+        SnnirError: no such folder, no permission, no space left.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        mode = path.stat().st_mode if path.exists() else 0o644
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".snnir-", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise SnnirError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """Create `folder` if need be. Raises SnnirError when nothing can be written there."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}") from None
+    return folder

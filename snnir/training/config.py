@@ -1,0 +1,121 @@
+"""How a network is trained, as data that TOML files hold; the paper's recipes as presets."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from snnir.data import Augmentation
+from snnir.errors import SnnirError, did_you_mean
+
+Count = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class TrainingConfig(BaseModel):
+    """Stochastic gradient descent over `epochs` passes through the training set.
+
+    The loss is cross-entropy, each auxiliary head's added with the weight that the genotype gives
+    it. The defaults are the paper's for CIFAR where it gives one (method §9).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: Count = 100
+    batch_size: Count = 50
+    """Samples of one step, of all processes together."""
+    learning_rate: Positive = 0.025
+    """At the start; it falls to 0 as half a cosine, step by step."""
+    warmup_epochs: NotNegative = 0
+    """Epochs over which the learning rate first rises linearly from 0."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3e-4
+    gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
+    """Largest norm of all gradients together; 0: not clipped."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: convolutions, batch norm and membranes in bfloat16 (autocast), weights in fp32."""
+    augmentation: Augmentation = Augmentation()
+    validation: NotNegative = 0
+    """Training samples held out; the best weights are chosen on them, or else on the test set."""
+    limit_train: Count | None = None
+    limit_test: Count | None = None
+    """At most so many samples, drawn at random."""
+    seed: NotNegative = 0
+    """Of the initial weights, the order of the samples, what is held out, the augmentation."""
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate after `progress` epochs."""
+        if progress < self.warmup_epochs:
+            return self.learning_rate * progress / self.warmup_epochs
+        fraction = (progress - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+
+    def to_toml(self) -> str:
+        """A TOML text that `read_config` reads back."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+PRESETS: Final[dict[str, TrainingConfig]] = {
+    "cifar": TrainingConfig(augmentation=Augmentation(crop_padding=4, flip=True, cutout=16)),
+    "imagenet": TrainingConfig(batch_size=160, augmentation=Augmentation(flip=True)),
+    "small": TrainingConfig(
+        epochs=15,
+        batch_size=100,
+        learning_rate=0.1,
+        warmup_epochs=1,
+        augmentation=Augmentation(crop_padding=2, flip=True),
+    ),
+}
+"""`cifar`, `imagenet`: the paper's retraining (method §9). `small`: ours, for small networks and
+images on a machine without a GPU."""
+
+
+def preset(name: str) -> TrainingConfig:
+    """A preset. Raises SnnirError for an unknown name."""
+    if name not in PRESETS:
+        hint = did_you_mean(name, PRESETS)
+        expected = ", ".join(PRESETS)
+        raise SnnirError(f"found preset '{name}', expected one of {expected} {hint}".rstrip())
+    return PRESETS[name]
+
+
+def read_config(path: str | Path) -> TrainingConfig:
+    """A config file; what it leaves out has its default.
+
+    Raises:
+        SnnirError: unreadable file, unknown keys, values out of range.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SnnirError(f"{path}: found no readable TOML file: {error}") from None
+    return configured(TrainingConfig(), data, where=f"{path}: ")
+
+
+def configured(
+    config: TrainingConfig, settings: dict[str, Any], *, where: str = ""
+) -> TrainingConfig:
+    """`config` with settings in the place of its own; None changes nothing.
+
+    Raises:
+        SnnirError: for each setting that is unknown or out of range.
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    try:
+        return TrainingConfig.model_validate(config.model_dump() | given)
+    except ValidationError as error:
+        raise SnnirError("\n".join(where + _explain(detail) for detail in error.errors())) from None
+
+
+def _explain(detail: Any) -> str:
+    name = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        hint = did_you_mean(name, TrainingConfig.model_fields)
+        return f"{name}: found an unknown setting, expected one of the training's {hint}".rstrip()
+    expected = detail["msg"].replace("Input should be", "expected a value").rstrip(".")
+    return f"{name}: found {detail['input']!r}, {expected}"

@@ -1,0 +1,203 @@
+"""What `snnir train` and `snnir eval` do, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from snnir.data import Request, Splits, batches, open_data
+from snnir.errors import SnnirError
+from snnir.files import writable_folder, write_whole
+from snnir.genotype import Genotype, print_genotype
+from snnir.ir import build
+from snnir.ir.graph import Graph
+from snnir.ir.nodes import Linear
+from snnir.lower import SpikingModule
+from snnir.lower.initialise import initial_weights
+from snnir.passes import DEPLOYMENT, TRAINING, run_passes
+from snnir.training.config import TrainingConfig
+from snnir.training.evaluate import Evaluation, evaluate, onnx_predictor, torch_predictor
+from snnir.training.processes import Processes, joined_processes
+from snnir.training.record import Record, write_curve, write_log, write_tensorboard
+from snnir.training.trainer import Progress, Trainer
+from snnir.weights import read_weights
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run came to."""
+
+    folder: Path
+    history: list[Record]
+    chosen_on: str
+    """`validation` or `test`: what `best.safetensors` is best on."""
+    test: Evaluation | None
+    """Of the best weights on the test set, where they were chosen on other samples."""
+
+    @property
+    def best(self) -> Record:
+        """The epoch whose weights are `best.safetensors`."""
+        return max(self.history, key=lambda record: record.accuracy)
+
+
+def train_network(
+    genotype: Genotype,
+    data: str,
+    folder: str | Path,
+    config: TrainingConfig,
+    *,
+    weights: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 0,
+    download: bool = False,
+    show: Callable[[Progress], None] = lambda progress: None,
+    say: Say = lambda line: None,
+) -> Trained:
+    """Train a network and leave in `folder`: genotype.snn, config.toml, best.safetensors and
+    last.safetensors, checkpoint.pt (to resume from), log.jsonl, curve.svg and tensorboard/.
+
+    Under torchrun every process calls this; the first one writes. `weights` are what training
+    starts from, seeded initial ones when None.
+
+    Raises:
+        SnnirError: bad genotype, data, config or checkpoint; a folder that holds another run.
+        KeyboardInterrupt: interrupted, and saved.
+    """
+    network = build(genotype)
+    splits = open_splits(network, data, config, download=download)
+    _refuse_small(splits, config)
+    arrays = initial_weights(network, config.seed)
+    if weights is not None:
+        arrays |= read_weights(weights, network)
+    module = SpikingModule(run_passes(TRAINING, network).graph, arrays)
+    text = print_genotype(genotype)
+    with ExitStack() as stack:
+        processes = stack.enter_context(joined_processes(device))
+        folder = Path(folder)
+        if processes.first:
+            folder = _prepared(folder, text, config, resume=resume)
+        trainer = Trainer(
+            module, splits, config, folder, processes,
+            genotype=text, data=data, workers=workers,
+            show=show if processes.first else lambda progress: None,
+            say=say if processes.first else lambda line: None,
+        )  # fmt: skip
+        if resume and trainer.checkpoint_path.exists():
+            trainer.resume()
+        for record in trainer.run():
+            if processes.first:
+                _write_epoch(folder, trainer.history, title=f"{genotype.name} on {data}")
+                say(record.line())
+        return _result(trainer, network, splits, processes)
+
+
+def open_splits(
+    network: Graph, data: str, config: TrainingConfig, *, download: bool = False
+) -> Splits:
+    """The data set as the network takes it. Raises SnnirError where it does not fit."""
+    inputs = network.network_inputs
+    if len(inputs) != 1 or not any(isinstance(n, Linear) for n in network.nodes()):
+        raise SnnirError(
+            f"network '{network.name}': found {len(inputs)} inputs and no classifier, expected one "
+            "input and `head classify(…)`: only classification trains yet"
+        )
+    classes = next(n.out_features for n in network.of_type(Linear) if n.path.startswith("head."))
+    request = Request(
+        kind=inputs[0].kind,
+        shape=inputs[0].shape,  # type: ignore[arg-type]
+        steps=network.steps,
+        classes=classes,
+        augmentation=config.augmentation,
+        validation=config.validation,
+        limit_train=config.limit_train,
+        limit_test=config.limit_test,
+        seed=config.seed,
+        download=download,
+    )
+    return open_data(data, request)
+
+
+def evaluate_network(
+    genotype: Genotype,
+    data: str,
+    *,
+    weights: str | Path | None = None,
+    model: str | Path | None = None,
+    batch_size: int = 100,
+    limit_test: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    download: bool = False,
+) -> Evaluation:
+    """The accuracy of a network on a data set's test samples, batch norm folded: in torch with
+    `weights`, or as the exported `model` in onnxruntime.
+
+    Raises:
+        SnnirError: data, weights or model that do not fit the genotype.
+    """
+    network = build(genotype)
+    config = TrainingConfig(limit_test=limit_test, seed=seed)
+    splits = open_splits(network, data, config, download=download)
+    if model is not None:
+        predict = onnx_predictor(model, run_passes(DEPLOYMENT, network).graph)
+    elif weights is not None:
+        deployed = deploy(network, weights)
+        with joined_processes(device) as processes:
+            predict = torch_predictor(deployed.to(processes.device), processes.device)
+    else:
+        raise SnnirError("found neither weights nor a model, expected one to evaluate")
+    return evaluate(predict, batches(splits.test, batch_size, seed=seed, workers=workers))
+
+
+def deploy(network: Graph, weights: str | Path) -> SpikingModule:
+    """The folded network with trained weights, evaluating. Raises SnnirError."""
+    given = initial_weights(network, 0) | read_weights(weights, network)
+    result = run_passes(DEPLOYMENT, network, given)
+    return SpikingModule(result.graph, result.weights).eval()
+
+
+def _refuse_small(splits: Splits, config: TrainingConfig) -> None:
+    if len(splits.train) < config.batch_size:
+        raise SnnirError(
+            f"batch_size: found {config.batch_size}, expected at most {len(splits.train)}, "
+            "the number of training samples"
+        )
+
+
+def _prepared(folder: Path, genotype: str, config: TrainingConfig, *, resume: bool) -> Path:
+    """The folder with the run's description. Raises SnnirError where another run would be lost."""
+    folder = writable_folder(folder)
+    if resume:
+        if not (folder / "config.toml").exists():
+            raise SnnirError(f"{folder}: found no run, expected one to resume")
+        return folder
+    if (folder / "checkpoint.pt").exists():
+        raise SnnirError(
+            f"{folder}: found a run (checkpoint.pt), expected an empty folder: --resume goes on "
+            "with it, -o names another folder"
+        )
+    write_whole(folder / "genotype.snn", genotype)
+    write_whole(folder / "config.toml", config.to_toml())
+    return folder
+
+
+def _write_epoch(folder: Path, history: list[Record], *, title: str) -> None:
+    write_log(folder / "log.jsonl", history)
+    write_tensorboard(folder / "tensorboard", history[-1])
+    write_curve(folder / "curve.svg", history, title=title)
+
+
+def _result(trainer: Trainer, network: Graph, splits: Splits, processes: Processes) -> Trained:
+    test = None
+    if splits.validation is not None and processes.first:
+        module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
+        predict = torch_predictor(module, processes.device)
+        test = evaluate(predict, batches(splits.test, trainer.config.batch_size, seed=0))
+    chosen_on = "test" if splits.validation is None else "validation"
+    return Trained(trainer.folder, trainer.history, chosen_on, test)

@@ -1,0 +1,337 @@
+"""The training loop: steps, epochs, checkpoints, and going on from them bit for bit."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnir.data import Batches, Samples, Splits, batches
+from snnir.errors import CheckFailed, SnnirError
+from snnir.files import write_whole
+from snnir.lower import SpikingModule
+from snnir.training.checkpoint import Checkpoint, Totals, read_checkpoint
+from snnir.training.config import TrainingConfig
+from snnir.training.evaluate import Evaluation, evaluate, torch_predictor
+from snnir.training.processes import Processes
+from snnir.training.record import Record
+from snnir.training.watch import Watch
+from snnir.weights import weights_bytes
+
+CHECKPOINT_SECONDS = 300.0
+"""A long epoch is saved this often."""
+
+
+class Diverged(CheckFailed):
+    """The loss or a gradient is no longer finite."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is shown while training."""
+
+    epoch: int
+    step: int
+    steps: int
+    """Steps of an epoch."""
+    loss: float
+    """Mean over the epoch so far, as is the accuracy."""
+    accuracy: float
+    firing_rate: float
+    samples_per_second: float
+    seconds_left: float
+
+
+class Trainer:
+    """One run: a module, its data and config, and the folder that it fills."""
+
+    def __init__(
+        self,
+        module: SpikingModule,
+        splits: Splits,
+        config: TrainingConfig,
+        folder: Path,
+        processes: Processes,
+        *,
+        genotype: str,
+        data: str,
+        workers: int = 0,
+        show: Callable[[Progress], None] = lambda progress: None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.module = module.to(processes.device)
+        self.splits, self.config, self.folder, self.processes = splits, config, folder, processes
+        self.genotype, self.data, self.workers = genotype, data, workers
+        self.show, self.say = show, say
+        self.parallel = processes.parallel(module)
+        self.optimizer = torch.optim.SGD(
+            module.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.auxiliary_weights = [o.weight for o in module.graph.outputs if o.role == "auxiliary"]
+        self.dtype = next(module.parameters()).dtype
+        self.watch = Watch(module)
+        self.epoch = self.step = 0
+        self.totals = Totals()
+        self.history: list[Record] = []
+        self.seconds_before = 0.0
+        self.speed = 0.0
+        """Training samples per second in this epoch."""
+        self._started = time.perf_counter()
+        self._interrupted = False
+
+    # --- running ----------------------------------------------------------------------------
+
+    def run(self) -> Iterator[Record]:
+        """Train to the last epoch; gives each epoch's record, and saves when asked for the next.
+
+        Raises:
+            Diverged: the loss is no longer finite; the last checkpoint is from before.
+            KeyboardInterrupt: after a checkpoint of where it was interrupted.
+            SnnirError: a file cannot be written; older ones stay.
+        """
+        self._started = time.perf_counter()
+        self.save()
+        with self._interruptible():
+            while self.epoch < self.config.epochs:
+                self._train_epoch()
+                yield self._finish_epoch()
+                self.save()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, earlier parts of the run included."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    def _train_epoch(self) -> None:
+        steps = self.steps_per_epoch
+        epoch = self._batches(self.splits.train, train=True)
+        saved = begun = time.perf_counter()
+        seen = 0
+        self.module.train()
+        for x, target in epoch:
+            self._step(x, target, probe=Watch.due(self.step, steps))
+            self.step += 1
+            seen += self.config.batch_size
+            self.speed = seen / (time.perf_counter() - begun)
+            self.show(self._progress())
+            self._stop_if_interrupted()
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                self.save()
+                saved = time.perf_counter()
+
+    def _step(self, x: Tensor, target: Tensor, *, probe: bool) -> None:
+        config, device = self.config, self.processes.device
+        rate = config.learning_rate_at(self.epoch + self.step / self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        x, target = x.to(device, self.dtype), target.to(device)
+        self.module.observer = self.watch.observe if probe else None
+        loss, correct = self._loss(x, target)
+        self.module.observer = None
+        self.optimizer.zero_grad()
+        (loss * self.processes.count).backward()  # DDP averages what is to be a sum
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.module.parameters(), config.gradient_clip or math.inf
+        )
+        if probe:
+            self.watch.after_backward()
+        total, right, samples = self.processes.total(float(loss.detach()), correct, len(target))
+        self._refuse_infinite(total, float(norm))
+        self.optimizer.step()
+        self.totals.loss += total * int(samples)
+        self.totals.correct += int(right)
+        self.totals.samples += int(samples)
+
+    def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, int]:
+        """This process's part of the mean loss over the batch, and how many it has right."""
+        samples = int(self.processes.total(len(target))[0])
+        bf16 = self.config.precision == "bf16"
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16):
+            found = self.parallel(x)
+        logits, auxiliary = found if isinstance(found, tuple) else (found, [])
+        loss = _cross_entropy(logits, target)
+        for weight, extra in zip(self.auxiliary_weights, auxiliary, strict=True):
+            loss = loss + weight * _cross_entropy(extra, target)
+        correct = int((logits.detach().argmax(1) == target).sum())
+        return loss / samples, correct
+
+    def _refuse_infinite(self, loss: float, norm: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        what = f"a loss of {loss}" if not math.isfinite(loss) else f"gradients of norm {norm}"
+        last = self.checkpoint_path
+        kept = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
+        raise Diverged(
+            f"epoch {self.epoch + 1}, step {self.step + 1}: found {what}, expected a finite one; "
+            f"{kept}. A smaller learning_rate or gradient_clip may help"
+        )
+
+    def _finish_epoch(self) -> Record:
+        """Evaluate and record."""
+        samples = self.splits.validation or self.splits.test
+        found = self._evaluate(samples)
+        totals = self.totals
+        record = Record(
+            epoch=self.epoch + 1,
+            train_loss=totals.loss / totals.samples,
+            train_accuracy=totals.correct / totals.samples,
+            accuracy=found.accuracy,
+            loss=found.loss,
+            firing_rate=found.firing_rate,
+            firing_rates=found.firing_rates,
+            learning_rate=self.config.learning_rate_at(self.epoch + 1),
+            samples_per_second=self.speed,
+            seconds=self.seconds,
+        )
+        for line in self.watch.warnings():
+            self.say(f"warning: {line}")
+        best = max((r.accuracy for r in self.history), default=-1.0)
+        self.history.append(record)
+        self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals()
+        self.watch.start_epoch()
+        if self.processes.first:
+            weights = weights_bytes(self.module.weights())
+            if record.accuracy > best:
+                write_whole(self.folder / "best.safetensors", weights)
+            write_whole(self.folder / "last.safetensors", weights)
+        return record
+
+    def _evaluate(self, samples: Samples) -> Evaluation:
+        bf16 = self.config.precision == "bf16"
+        return evaluate(
+            torch_predictor(self.module, self.processes.device, bf16=bf16),
+            self._batches(samples, train=False),
+            total=self.processes.total,
+            after_batch=self._stop_if_interrupted,
+        )
+
+    # --- data -------------------------------------------------------------------------------
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.splits.train) // self.config.batch_size
+
+    def _batches(self, samples: Samples, *, train: bool) -> Batches:
+        return batches(
+            samples,
+            self.config.batch_size,
+            seed=self.config.seed,
+            epoch=self.epoch,
+            shuffle=train,
+            start=self.step if train else 0,
+            drop_last=train,
+            rank=self.processes.rank,
+            world_size=self.processes.count,
+            workers=self.workers,
+        )
+
+    def _progress(self) -> Progress:
+        steps, totals = self.steps_per_epoch, self.totals
+        left = (self.config.epochs - self.epoch) * steps - self.step
+        rates = self.watch.firing_rates().values()
+        return Progress(
+            epoch=self.epoch + 1,
+            step=self.step,
+            steps=steps,
+            loss=totals.loss / totals.samples,
+            accuracy=totals.correct / totals.samples,
+            firing_rate=sum(rates) / max(1, len(rates)),
+            samples_per_second=self.speed,
+            seconds_left=left * self.config.batch_size / self.speed,
+        )
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises SnnirError; the one before then stays."""
+        if not self.processes.first:
+            return
+        Checkpoint(
+            genotype=self.genotype,
+            data=self.data,
+            config=self.config.model_dump(),
+            module=self.module.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            epoch=self.epoch,
+            step=self.step,
+            totals=self.totals,
+            observations=self.watch.state(),
+            history=[record.model_dump() for record in self.history],
+            seconds=self.seconds,
+        ).write(self.checkpoint_path)
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint.
+
+        Raises:
+            SnnirError: no readable checkpoint, or one of another genotype, data set or config.
+        """
+        found = read_checkpoint(self.checkpoint_path)
+        self._refuse_other_run(found)
+        self.module.load_state_dict(found.module)
+        self.optimizer.load_state_dict(found.optimizer)
+        self.epoch, self.step, self.totals = found.epoch, found.step, found.totals
+        self.watch.restore(found.observations)
+        self.history = [Record.model_validate(record) for record in found.history]
+        self.seconds_before = found.seconds
+
+    def _refuse_other_run(self, found: Checkpoint) -> None:
+        path = self.checkpoint_path
+        if found.genotype != self.genotype:
+            raise SnnirError(f"{path}: found a checkpoint of another genotype, expected this one")
+        if found.data != self.data:
+            raise SnnirError(f"{path}: found a run on {found.data}, expected {self.data}")
+        ours = self.config.model_dump()
+        different = [key for key in ours if ours[key] != found.config.get(key)]
+        if different:
+            listed = ", ".join(f"{key} {found.config.get(key)}" for key in different)
+            now = ", ".join(f"{key} {ours[key]}" for key in different)
+            raise SnnirError(f"{path}: found a run with {listed}, expected {now}")
+
+    # --- interruption -----------------------------------------------------------------------
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let Ctrl-C end the step that is under way; a second one ends the program at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        try:
+            before = signal.signal(signal.SIGINT, note)
+        except ValueError:  # not the main thread: whoever runs it handles signals
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _stop_if_interrupted(self) -> None:
+        if self.processes.any(self._interrupted):
+            self.save()
+            raise KeyboardInterrupt
+
+
+def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, target, reduction="sum")
