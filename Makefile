@@ -15,7 +15,7 @@ demo: $(READY)
 	$(BIN)/python -m snnir.demo demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: lint types test
 

@@ -1,6 +1,7 @@
 """snnir: genotypes of spiking networks compiled to PyTorch and ONNX, with proofs.
 
 module = snnir.load("spikedhs_cla")                       # an nn.Module
+trained = snnir.train("genotype.snn", "cifar10:PATH", "run", epochs=100)
 compiled = snnir.compile("genotype.snn", out="network")   # network/network.onnx, report.html, …
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 __version__ = "0.1.0"
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from snnir.compiler import Compiled
     from snnir.genotype import Genotype
     from snnir.lower import SpikingModule
+    from snnir.training import Trained, TrainingConfig
 
-__all__ = ["__version__", "compile", "load", "parse"]
+__all__ = ["__version__", "compile", "load", "parse", "train"]
 
 
 def parse(text: str, name: str = "<text>") -> Genotype:
@@ -40,7 +42,8 @@ def load(
 
     Args:
         genotype: a `.snn` file, the name of a model in the box, or a parsed genotype.
-        weights: a safetensors file keyed by node path; without one, seeded initial weights.
+        weights: a safetensors file keyed by node path; without one, a model named in the box has
+            its trained weights where it has any, and others seeded initial ones.
 
     The module takes [N, C, H, W] (shown at every step) or [T, N, C, H, W] and returns logits
     [N, classes]; see `snnir.lower.SpikingModule`.
@@ -54,6 +57,7 @@ def load(
     from snnir.weights import read_weights
 
     graph = build(_genotype(genotype))
+    weights = weights or _box_weights(genotype)
     arrays = None if weights is None else read_weights(weights, graph)
     return SpikingModule(run_passes(TRAINING, graph).graph, arrays, seed=seed)
 
@@ -79,11 +83,60 @@ def compile(
     from snnir.compiler import compile_network
 
     compiled = compile_network(
-        _genotype(genotype), weights=weights, seed=seed, form=form, inputs=inputs
+        _genotype(genotype),
+        weights=weights or _box_weights(genotype),
+        seed=seed,
+        form=form,
+        inputs=inputs,
     )
     if out is not None:
         compiled.write(out)
     return compiled
+
+
+def train(
+    genotype: str | Path | Genotype,
+    data: str,
+    out: str | Path,
+    *,
+    config: TrainingConfig | None = None,
+    weights: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 0,
+    download: bool = False,
+    **settings: Any,
+) -> Trained:
+    """Train a network on a data set (`NAME` or `NAME:PATH`) and fill the folder `out` as
+    `snnir train` does.
+
+    `settings` are fields of `TrainingConfig` (epochs=3, batch_size=100, …) that replace those of
+    `config`. Training starts from `weights`, or else from seeded initial ones. Progress is logged
+    to nobody; the result's `history` has a record per epoch.
+
+    Raises:
+        SnnirError: wrong genotype, data or settings; Diverged (of the same kind): the loss is not
+            finite.
+    """
+    from snnir.training import TrainingConfig, configured, train_network
+
+    return train_network(
+        _genotype(genotype),
+        data,
+        out,
+        configured(config or TrainingConfig(), settings),
+        weights=weights,
+        resume=resume,
+        device=device,
+        workers=workers,
+        download=download,
+    )
+
+
+def _box_weights(genotype: str | Path | Genotype) -> Path | None:
+    from snnir.models import trained_weights
+
+    return trained_weights(genotype) if isinstance(genotype, str) else None
 
 
 def _genotype(genotype: str | Path | Genotype) -> Genotype:

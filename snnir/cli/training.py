@@ -118,6 +118,8 @@ def train(
             weights=weights, resume=resume, device=device, workers=workers, download=download,
             show=show, say=say,
         )  # fmt: skip
+    if not trained.first:
+        return
     summary = _summary(trained)
     if as_json:
         print_json(summary)

@@ -86,6 +86,7 @@ def evaluate(
 
 def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool = False) -> Predict:
     """The module's own logits, evaluating and without gradients."""
+    dtype = next(module.parameters()).dtype
 
     def predict(x: Tensor) -> tuple[Tensor, dict[str, float]]:
         rates: dict[str, float] = {}
@@ -99,7 +100,7 @@ def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool =
         training = module.training
         module.eval()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits, _ = module.run(x.to(device), observe=count)
+            logits, _ = module.run(x.to(device, dtype), observe=count)
         module.train(training)
         return logits, rates
 

@@ -37,6 +37,8 @@ class Trained:
     """`validation` or `test`: what `best.safetensors` is best on."""
     test: Evaluation | None
     """Of the best weights on the test set, where they were chosen on other samples."""
+    first: bool = True
+    """Whether this process is the first of those that torchrun started: the one that speaks."""
 
     @property
     def best(self) -> Record:
@@ -200,4 +202,4 @@ def _result(trainer: Trainer, network: Graph, splits: Splits, processes: Process
         predict = torch_predictor(module, processes.device)
         test = evaluate(predict, batches(splits.test, trainer.config.batch_size, seed=0))
     chosen_on = "test" if splits.validation is None else "validation"
-    return Trained(trainer.folder, trainer.history, chosen_on, test)
+    return Trained(trainer.folder, trainer.history, chosen_on, test, processes.first)

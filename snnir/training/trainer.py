@@ -329,6 +329,8 @@ class Trainer:
     def _stop_if_interrupted(self) -> None:
         if self.processes.any(self._interrupted):
             self.save()
+            where = f"epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}"
+            self.say(f"interrupted in {where}: saved in {self.folder}, --resume goes on")
             raise KeyboardInterrupt
 
 
