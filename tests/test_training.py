@@ -20,7 +20,7 @@ from helpers import GENOTYPES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snnir
-from snnir import models
+from snnir import cli, models
 from snnir.data import Augmentation
 from snnir.errors import SnnirError
 from snnir.genotype import parse, retarget
@@ -573,3 +573,108 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
     other = retarget(parse((GENOTYPES / "hybrid.snn").read_text()), ["input=1x8x8"])
     with pytest.raises(SnnirError, match="these are not weights of network 'hybrid'"):
         evaluate_network(other, "digits", weights=weights)
+
+
+# --- the commands -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run(*arguments)`: the command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["snnir", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+def test_train_and_eval_as_typed(run, tmp_path):
+    code, out, err = run(*RUN, "--epochs", "1", "--seed", "4", "--preset", "small", "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    assert summary["epochs"] == 1
+    assert summary["chosen_on"] == "test"
+    assert "accuracy" in err
+    config = read_config(tmp_path / "run" / "config.toml")
+    assert (config.seed, config.batch_size) == (4, 25)
+    assert config.augmentation == PRESETS["small"].augmentation
+    retargeted = tmp_path / "run" / "genotype.snn"
+    weights = tmp_path / "run" / "best.safetensors"
+    limits = ("--data", "digits", "--limit-test", "100", "--seed", "4")
+    code, out, err = run("eval", retargeted, "--weights", weights, *limits, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["samples"] == 100
+    assert found["accuracy"] == pytest.approx(summary["accuracy"], abs=0.02)
+    assert 0.02 < found["firing_rate"] < 0.6
+    assert found["runtime"] == "torch"
+    code, out, err = run("compile", retargeted, "--weights", weights, "-o", "out")
+    assert code == 0, err
+    code, out, err = run("eval", retargeted, "--model", "out/network.onnx", *limits)
+    assert code == 0, err
+    assert re.match(r"accuracy \d+\.\d\d% of 100 samples, firing rate 0\.\d+, .*onnxruntime", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "fashion_small", "--data", "digit"), "found data set 'digit'"),
+        (("train", "fashion_small", "--data", "cifar10:nowhere"), "found no folder nowhere"),
+        ((*RUN, "--epochs", "0"), "epochs: found 0"),
+        ((*RUN, "--batch-size", "-3"), "batch_size: found -3"),
+        ((*RUN, "--preset", "cifra"), "did you mean 'cifar'"),
+        ((*RUN, "--preset", "cifar", "--config", "x.toml"), "found --preset and --config"),
+        ((*RUN, "--config", "x.toml"), "x.toml: found no readable TOML file"),
+        ((*RUN, "--set", "classes=ten"), "--set classes=ten: found 'ten'"),
+        ((*RUN, "--weights", "no.safetensors"), "no such weights file"),
+        ((*RUN, "--resume"), "found no run, expected one to resume"),
+        (("eval", "fashion_small", *SMALL, "--data", "digits"), "found neither weights nor"),
+        (("eval", "fashion_small", "--data", "digits", "--model", "no.onnx"), "no such file"),
+        (("train", "cifar_space", "--data", "digits"), "a search space"),
+    ],
+)
+def test_bad_input_exits_with_2_and_writes_nothing(run, tmp_path, arguments, message):
+    code, out, err = run(*arguments)
+    assert code == 2, err
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_exits_with_1(run):
+    code, _, err = run(*RUN, "--learning-rate", "1e30")
+    assert code == 1
+    assert "the last good checkpoint is run/checkpoint.pt" in err
+
+
+# --- the box ----------------------------------------------------------------------------------
+
+
+def test_the_trained_model_of_the_box_knows_fashion_mnist():
+    """At least 90 % on the 10,000 test images (docs/training.md); here on the 1,000 in the box."""
+    images, labels = models.fashion_mnist_sample()
+    module = snnir.load("fashion_small").eval()
+    with torch.no_grad():
+        logits = module(torch.from_numpy(images))
+    assert float((logits.argmax(1).numpy() == labels).mean()) >= 0.89
+    path = models.trained_weights("fashion_small")
+    assert path.stat().st_size < 2_000_000
+    assert models.trained_weights("spikedhs_cla") is None
+
+
+def test_the_box_compiles_with_its_trained_weights(run, tmp_path):
+    code, _, err = run("compile", "fashion_small", "-o", "out")
+    assert code == 0, err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["weights"]["source"] == "fashion_small.safetensors"
+    assert report["spike_pure"] is True
+    assert report["silent"] == []

@@ -169,6 +169,7 @@ def models(as_json: Json = False) -> None:
                 "parameters": parameter_count(build(parsed)),
                 "steps": parsed.steps,
                 "searchable": parsed.searchable,
+                "trained": box.trained_weights(name) is not None,
                 "about": first.lstrip("# "),
             }
         )
@@ -176,7 +177,9 @@ def models(as_json: Json = False) -> None:
         print_json({"models": found})
         return
     for model in found:
-        print(f"{model['name']:20} {model['parameters']:>11,} parameters  T = {model['steps']}")
+        trained = "  trained" if model["trained"] else ""
+        size = f"{model['parameters']:>11,} parameters  T = {model['steps']}"
+        print(f"{model['name']:20} {size}{trained}")
         print(f"{'':20} {model['about']}")
 
 

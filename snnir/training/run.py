@@ -70,7 +70,7 @@ def train_network(
         SnnirError: bad genotype, data, config or checkpoint; a folder that holds another run.
         KeyboardInterrupt: interrupted, and saved.
     """
-    network = build(genotype)
+    network = _buildable(genotype)
     splits = open_splits(network, data, config, download=download)
     _refuse_small(splits, config)
     arrays = initial_weights(network, config.seed)
@@ -143,9 +143,7 @@ def evaluate_network(
     Raises:
         SnnirError: data, weights or model that do not fit the genotype.
     """
-    network = build(genotype)
-    config = TrainingConfig(limit_test=limit_test, seed=seed)
-    splits = open_splits(network, data, config, download=download)
+    network = _buildable(genotype)
     if model is not None:
         predict = onnx_predictor(model, run_passes(DEPLOYMENT, network).graph)
     elif weights is not None:
@@ -154,6 +152,8 @@ def evaluate_network(
             predict = torch_predictor(deployed.to(processes.device), processes.device)
     else:
         raise SnnirError("found neither weights nor a model, expected one to evaluate")
+    config = TrainingConfig(limit_test=limit_test, seed=seed)
+    splits = open_splits(network, data, config, download=download)
     return evaluate(predict, batches(splits.test, batch_size, seed=seed, workers=workers))
 
 
@@ -162,6 +162,16 @@ def deploy(network: Graph, weights: str | Path) -> SpikingModule:
     given = initial_weights(network, 0) | read_weights(weights, network)
     result = run_passes(DEPLOYMENT, network, given)
     return SpikingModule(result.graph, result.weights).eval()
+
+
+def _buildable(genotype: Genotype) -> Graph:
+    """The genotype's graph. Raises SnnirError for a search space."""
+    if genotype.searchable:
+        raise SnnirError(
+            f"network '{genotype.name}': found a search space, expected a network: every cell and "
+            "level decided"
+        )
+    return build(genotype)
 
 
 def _refuse_small(splits: Splits, config: TrainingConfig) -> None:
@@ -174,10 +184,10 @@ def _refuse_small(splits: Splits, config: TrainingConfig) -> None:
 
 def _prepared(folder: Path, genotype: str, config: TrainingConfig, *, resume: bool) -> Path:
     """The folder with the run's description. Raises SnnirError where another run would be lost."""
+    if resume and not (folder / "config.toml").exists():
+        raise SnnirError(f"{folder}: found no run, expected one to resume")
     folder = writable_folder(folder)
     if resume:
-        if not (folder / "config.toml").exists():
-            raise SnnirError(f"{folder}: found no run, expected one to resume")
         return folder
     if (folder / "checkpoint.pt").exists():
         raise SnnirError(
