@@ -41,14 +41,14 @@ def load(name: str) -> Genotype:
 def resolve(path_or_name: str | Path) -> Source:
     """The genotype text that a user means: a file, or a name of the box. Raises SnnirError."""
     given = str(path_or_name)
-    if Path(given).exists() or Path(given).suffix or "/" in given:
+    if Path(given).is_file() or Path(given).suffix or "/" in given:
         return read_source(given)
     return source(given)
 
 
 def trained_weights(path_or_name: str | Path) -> Path | None:
     """The safetensors file that the box has for one of its models, if `path_or_name` is a name."""
-    if str(path_or_name) not in names():
+    if str(path_or_name) not in names() or Path(path_or_name).is_file():
         return None
     path = Path(str(files(__name__).joinpath(f"{path_or_name}.safetensors")))
     return path if path.exists() else None

@@ -39,7 +39,9 @@ def main() -> int:
     module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
     runtimes = {
         "torch": torch_predictor(module, torch.device("cpu")),
-        "onnxruntime": onnx_predictor(folder / compiled.model_name, compiled.graph),
+        "onnxruntime": onnx_predictor(
+            folder / compiled.model_name, compiled.graph, compiled.genotype
+        ),
     }
     table = Table(
         title=f"{len(images):,} test images of Fashion-MNIST, batches of {BATCH}", box=None

@@ -27,9 +27,11 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise SnnirError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 

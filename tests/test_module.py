@@ -10,9 +10,12 @@ from helpers import as_float64, assert_all_fire, calibrated, genotype, run_recor
 import snnir
 from snnir.errors import SnnirError
 from snnir.ir import build
+from snnir.ir.graph import Graph
+from snnir.ir.nodes import Add, Conv, Identity, Input, Neuron, Output, Owner
 from snnir.lower import SpikingModule
+from snnir.lower.gradients import convolve, every
 from snnir.lower.initialise import calibrate_batch_norm, initial_weights
-from snnir.passes import DEPLOYMENT, TRAINING, run_passes
+from snnir.passes import ANALYSIS, DEPLOYMENT, TRAINING, run_passes
 from snnir.weights import expected_shapes
 
 NETWORKS = ("hybrid", "menu", "spikes", "small_stereo")
@@ -111,6 +114,141 @@ def test_training_returns_auxiliary_logits_and_trains_every_parameter():
     assert [n for n in still if not n.endswith("conv.bias")] == []
     with torch.no_grad():
         assert module.eval()(*(torch.from_numpy(x) for x in inputs)).shape == (3, 4)
+
+
+# --- memory taken twice ---------------------------------------------------------------------
+
+
+def unchanged(node, value):
+    return value
+
+
+def gradients(module, inputs, observe=None, train=True):
+    """Of every parameter, and the running statistics after it."""
+    module.train(train).zero_grad()
+    outputs, _ = module.run(*inputs, observe=observe)
+    flat = torch.cat([y.flatten() for y in torch.utils._pytree.tree_leaves(outputs)])
+    (flat * torch.linspace(-1, 1, len(flat), dtype=flat.dtype)).sum().backward()
+    found = {name: p.grad for name, p in module.named_parameters()}
+    assert all(g is not None for g in found.values())
+    return flat.detach(), found | dict(module.named_buffers())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("passes", [ANALYSIS, TRAINING], ids=["as built", "training"])
+def test_values_and_gradients_do_not_depend_on_memory_taken_twice(name, passes):
+    """An observer keeps every value alive, so that nothing is overwritten or kept as bytes."""
+    (lean, inputs), (plain, _) = lowered(name, passes), lowered(name, passes)
+    assert lean._lean
+    found, ours = gradients(lean, inputs)
+    expected, theirs = gradients(plain, inputs, observe=unchanged)
+    assert torch.equal(found, expected)
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-12, atol=1e-12, msg=key)
+
+
+def test_what_another_node_reads_is_not_overwritten():
+    """A current of two neurons, a sum that is read twice, a summand that is an identity of spikes
+    or of a current read elsewhere."""
+    graph = Graph("shared", 3)
+    graph.add(Input(path="x", kind="events", shape=(2, 5, 5)))
+    for path, source in (("a", "x"), ("b", "n0"), ("c", "n1")):
+        conv = Conv(
+            path=path, in_channels=2, out_channels=2, kernel=(3, 3), stride=(1, 1), padding=(1, 1),
+            bias=True, owners=(Owner(path, 2),),
+        )  # fmt: skip
+        graph.add(conv, [source])
+        if path == "a":
+            graph.add(Neuron(path="n0", kind="lif", v_threshold=0.1), ["a"])
+            graph.add(Neuron(path="n1", kind="lif", v_threshold=0.2), ["a"])
+    graph.add(Identity(path="skip"), ["a"])
+    graph.add(Identity(path="spikes"), ["n0"])
+    graph.add(Add(path="sum"), ["skip", "b", "spikes"])
+    graph.add(Add(path="twice"), ["b", "c"])
+    graph.add(Neuron(path="n2", kind="alif"), ["sum"])
+    graph.add(Neuron(path="n3", kind="lif"), ["twice"])
+    graph.add(Add(path="all"), ["twice", "n2", "n3"])
+    graph.add(Output(path="y"), ["all"])
+    graph = run_passes(ANALYSIS, graph).graph
+    module = SpikingModule(graph, seed=1).double()
+    assert module._lean == {"b", "c", "n2"}
+    torch.manual_seed(0)
+    x = torch.randint(-1, 2, (3, 2, 2, 5, 5)).double()
+    found, ours = gradients(module, [x])
+    expected, theirs = gradients(module, [x], observe=unchanged)
+    assert torch.equal(found, expected)
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, rtol=1e-12, atol=1e-12, msg=key)
+
+
+def test_an_observer_sees_values_that_stay():
+    module, inputs = lowered("menu")
+    seen, copies = {}, {}
+
+    def keep(node, value):
+        seen[node.path], copies[node.path] = value.data, value.data.clone()
+        return value
+
+    with torch.no_grad():
+        module.run(*inputs, observe=keep)
+    assert all(torch.equal(seen[path], copies[path]) for path in seen)
+
+
+def test_a_second_backward_pass_is_an_error():
+    module, inputs = lowered("hybrid")
+    loss = module.train()(*inputs)[0].square().sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_convolutions_of_spikes_have_the_gradients_of_torch(dims, groups):
+    torch.manual_seed(0)
+    spikes = (torch.rand(3, 4, *[6] * dims, dtype=torch.float64) < 0.4).double()
+    weight = torch.randn(6, 4 // groups, *[3] * dims, dtype=torch.float64)
+    bias = torch.randn(6, dtype=torch.float64)
+    results = []
+    for kept in (True, False):
+        tensors = [t.clone().requires_grad_() for t in (spikes, weight, bias)]
+        y = convolve(*tensors, (2,) * dims, (1,) * dims, groups, spikes=kept)
+        y.square().sum().backward()
+        results.append([y.detach(), *(t.grad for t in tensors)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+def test_convolutions_of_spikes_under_autocast():
+    torch.manual_seed(0)
+    spikes, weight = (torch.rand(3, 4, 6, 6) < 0.4).float(), torch.randn(6, 4, 3, 3)
+    results = []
+    for kept in (True, False):
+        x, w = spikes.clone().requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = convolve(x, w, None, (1, 1), (1, 1), 1, spikes=kept)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        results.append([y.detach(), x.grad, w.grad])
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("strides", [(2, 2), (1, 3), (2, 1, 2)])
+def test_sampling_has_the_gradient_of_slicing(strides):
+    x = torch.arange(2 * 3 * 6 ** len(strides), dtype=torch.float64)
+    x = x.view(2, 3, *[6] * len(strides)).requires_grad_()
+    places = (..., *(slice(None, None, stride) for stride in strides))
+    found = every(x, strides)
+    assert torch.equal(found, x[places])
+    weight = torch.randn_like(found)
+    (ours,) = torch.autograd.grad((found * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((x[places] * weight).sum(), x)
+    assert torch.equal(ours, theirs)
+
+
+# --- outputs --------------------------------------------------------------------------------
 
 
 def test_stereo_trains_on_its_cost():

@@ -112,6 +112,58 @@ def test_gradients_flow_through_the_state(kind):
     torch.testing.assert_close(halves.grad, whole.grad, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("kind", ["if", "lif", "alif", "binary"])
+def test_a_second_backward_pass_is_an_error(kind, retain):
+    """The first one overwrites the membranes, whatever it was told to retain."""
+    spikes, _ = run_neuron(neuron(kind), currents().requires_grad_(), {})
+    spikes.sum().backward(retain_graph=retain)
+    with pytest.raises(RuntimeError, match=r"second time|modified by an inplace operation"):
+        spikes.sum().backward()
+
+
+@pytest.mark.parametrize("kind", ["lif", "alif", "binary"])
+def test_a_gradient_of_the_gradient_is_an_error(kind):
+    current = currents().requires_grad_()
+    spikes, _ = run_neuron(neuron(kind), current, {})
+    (gradient,) = torch.autograd.grad(spikes.square().sum(), current, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("kind", ["if", "lif", "alif", "binary"])
+def test_in_place_gives_the_same_and_takes_the_currents_memory(kind):
+    ours, theirs = currents().requires_grad_(), currents().requires_grad_()
+    taken = ours * 1
+    address = taken.data_ptr()
+    found, _ = run_neuron(neuron(kind), taken, {}, in_place=True)
+    expected, _ = run_neuron(neuron(kind), theirs, {})
+    assert torch.equal(found, expected)
+    assert found.data_ptr() != address
+    assert taken.data_ptr() == address
+    assert not torch.equal(taken, ours) or kind == "binary"  # membranes now
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+def test_currents_are_left_alone_unless_in_place():
+    current = currents()
+    run_neuron(neuron("lif"), current, {})
+    assert torch.equal(current, currents())
+
+
+def test_blocks_of_steps_do_not_change_the_gradient(monkeypatch):
+    gradients = []
+    for values in (1, 150, 2**18):
+        monkeypatch.setattr("snnir.lower.neurons.CACHED_VALUES", values)
+        current = currents(7).requires_grad_()
+        run_neuron(neuron("alif"), current, {})[0].square().sum().backward()
+        gradients.append(current.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
 def test_the_default_reset_is_in_the_gradient():
     attached, detached = currents().requires_grad_(), currents().requires_grad_()
     run_neuron(neuron("lif"), attached, {})[0].sum().backward()

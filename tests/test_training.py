@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,25 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import snnir
 from snnir import cli, models
-from snnir.data import Augmentation
+from snnir.data import Augmentation, batches
 from snnir.errors import SnnirError
 from snnir.genotype import parse, retarget
-from snnir.training import PRESETS, Diverged, TrainingConfig, configured, preset, read_config
+from snnir.ir import build
+from snnir.training import (
+    PRESETS,
+    Diverged,
+    TrainingConfig,
+    configured,
+    preset,
+    read_config,
+    trainer,
+)
 from snnir.training.checkpoint import read_checkpoint
-from snnir.training.run import evaluate_network, train_network
+from snnir.training.evaluate import evaluate, torch_predictor
+from snnir.training.run import deploy, evaluate_network, open_splits, train_network
 from snnir.weights import read_weights
 
+CPU = torch.device("cpu")
 SMALL = ("--set", "input=1x8x8", "--set", "steps=2", "--set", "channels=4")
 QUICK = TrainingConfig(epochs=3, batch_size=50, learning_rate=0.1, limit_train=600)
 
@@ -84,14 +96,44 @@ def test_a_run_leaves_what_it_promises(trained):
 
 def test_best_and_last_weights_are_what_the_log_says(trained):
     result, _ = trained
-    best = evaluate_network(
-        digits_network(), "digits", weights=result.folder / "best.safetensors", batch_size=90
-    )
-    assert best.accuracy == pytest.approx(result.test.accuracy, abs=0.01)
+    network = build(digits_network())
+    splits = open_splits(network, "digits", read_config(result.folder / "config.toml"))
+    predict = torch_predictor(deploy(network, result.folder / "best.safetensors"), CPU)
+    found = evaluate(predict, batches(splits.validation, 40, seed=0))
+    assert found.accuracy == pytest.approx(result.best.accuracy, abs=0.01)
+    assert not set(splits.validation.indices) & set(splits.train.indices)
     checkpoint = read_checkpoint(result.folder / "checkpoint.pt")
     last = read_weights(result.folder / "last.safetensors")
     for name, value in checkpoint.module.items():
         assert np.array_equal(last[name], value.numpy()), name
+
+
+def test_the_best_weights_are_kept_when_later_ones_are_worse(tmp_path, monkeypatch):
+    accuracies = iter([0.3, 0.9, 0.5])
+    honest = trainer.evaluate
+
+    def graded(*arguments, **options):
+        return replace(honest(*arguments, **options), accuracy=next(accuracies))
+
+    monkeypatch.setattr(trainer, "evaluate", graded)
+    saved = []
+    train_network(
+        digits_network(), "digits", tmp_path / "run", configured(QUICK, {"limit_train": 100}),
+        say=lambda line: saved.append((tmp_path / "run" / "last.safetensors").read_bytes()),
+    )  # fmt: skip
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == saved[1]
+    assert saved[2] != saved[1]
+
+
+def test_layers_that_nothing_reads_keep_their_weights(tmp_path):
+    text = PARALLEL.replace("n1 = conv3x3(a) + skip(b) : alif", "n1 = conv3x3(a)")
+    text = text.replace("n0 = conv3x3(a) + conv3x3(b)", "n0 = conv3x3(a)")
+    text = text.replace("c@0 c@1", "c@0 c@1 c@1").replace("t.layers[0]", "t.layers[2]")
+    config = configured(QUICK, {"epochs": 1, "limit_train": 100, "validation": 50})
+    result = train_network(parse(text), "digits", tmp_path / "run", config)
+    assert result.test is not None  # best.safetensors could be read back
+    weights = read_weights(tmp_path / "run" / "best.safetensors", build(parse(text)))
+    assert "t.layers.1.n0.a.conv.weight" in weights
 
 
 def test_bf16_learns_too(tmp_path):
@@ -134,6 +176,9 @@ def test_the_learning_rate_is_half_a_cosine_after_the_warm_up():
     expected = {0: 0, 1: 0.1, 2: 0.2, 7: 0.1, 12: 0}
     for epoch, rate in expected.items():
         assert config.learning_rate_at(epoch) == pytest.approx(rate)
+    short = TrainingConfig(epochs=1, learning_rate=0.2, warmup_epochs=2)
+    assert short.learning_rate_at(0.5) == pytest.approx(0.2)
+    assert short.learning_rate_at(1) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +218,9 @@ def test_bad_config_files(tmp_path):
 
 SAVING_EVERY_STEP = """
 import sys, torch
-from snnir.training import trainer
-trainer.CHECKPOINT_SECONDS = 0
+from snnir.training import trainer, watch
+trainer.CHECKPOINT_SECONDS = 0  # save after every step
+watch.PROBES_PER_EPOCH = 2  # a probed step does not overwrite in place, as most steps do
 torch.set_num_threads(1)
 from snnir.cli import main
 main()
@@ -217,7 +263,8 @@ def whole_run(tmp_path_factory):
 
 
 def same_weights(a: Path, b: Path) -> bool:
-    return (a / "last.safetensors").read_bytes() == (b / "last.safetensors").read_bytes()
+    names = ("last.safetensors", "best.safetensors")
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
 def test_killed_runs_resume_to_the_same_weights(whole_run, tmp_path):
@@ -242,7 +289,7 @@ def test_killed_runs_resume_to_the_same_weights(whole_run, tmp_path):
         for run in (expected, tmp_path / "run")
     )
     for one, other in zip(whole, parts, strict=True):
-        for key in set(one) - {"seconds", "samples_per_second"}:
+        for key in set(one) - {"seconds", "samples_per_second", "finished"}:
             assert one[key] == other[key], key
 
 
@@ -257,6 +304,33 @@ def test_ctrl_c_saves_and_exits_with_130(whole_run, tmp_path):
     assert re.search(r"interrupted in epoch \d, step \d+ of 20: saved in run", err)
     assert "Traceback" not in err
     assert (read_checkpoint(checkpoint).epoch, read_checkpoint(checkpoint).step) >= (0, 4)
+    process = start(tmp_path, "--resume")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert same_weights(expected, tmp_path / "run")
+
+
+def test_an_interruption_while_evaluating_goes_on_with_the_evaluation(whole_run, tmp_path):
+    expected, _ = whole_run
+    interrupting = """
+predictor = trainer.torch_predictor
+def interrupting(*arguments, **options):
+    import os, signal
+    predict = predictor(*arguments, **options)
+    def interrupted(x):
+        os.kill(os.getpid(), signal.SIGINT)
+        return predict(x)
+    return interrupted
+trainer.torch_predictor = interrupting
+main()
+"""
+    code = SAVING_EVERY_STEP.removesuffix("main()\n") + interrupting
+    done = subprocess.run(
+        [sys.executable, "-c", code, *RUN],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert "interrupted in epoch 1, step 20 of 20" in done.stderr
     process = start(tmp_path, "--resume")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -292,11 +366,15 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path):
-    config = configured(QUICK, {"learning_rate": 1e30, "gradient_clip": 0.0})
-    with pytest.raises(Diverged, match=r"epoch 1, step \d+: found .* the last good checkpoint is"):
-        train_network(digits_network(), "digits", tmp_path / "run", config)
-    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoint.pt")
-    assert all(bool(torch.isfinite(value).all()) for value in checkpoint.module.values())
+    settings = {"learning_rate": 1e38, "gradient_clip": 0.0}
+    for name, more in {"in_a_step": {}, "in_the_last": {"limit_train": 50, "epochs": 1}}.items():
+        config = configured(QUICK, settings | more)
+        with pytest.raises(Diverged, match=r"epoch 1, step \d+: found .* the last good checkpoint"):
+            train_network(digits_network(), "digits", tmp_path / name, config)
+        checkpoint = read_checkpoint(tmp_path / name / "checkpoint.pt")
+        assert (checkpoint.epoch, checkpoint.step) == (0, 0)
+        assert all(float(value.abs().max()) < 100 for value in checkpoint.module.values())
+        assert not (tmp_path / name / "best.safetensors").exists()
 
 
 QUIET = """snn 1
@@ -341,28 +419,41 @@ def test_a_healthy_network_is_not_warned_of(tmp_path):
     assert warnings_of(tmp_path) == []
 
 
-def test_a_full_disk_loses_nothing(tmp_path):
-    """The limit on file sizes stops the checkpoint of the second epoch; the first one's stays."""
+@pytest.mark.parametrize(
+    ("place", "condition", "name"),
+    [
+        ("checkpoint.Checkpoint, 'write'", "arguments[0].epoch == 2", "checkpoint.pt"),
+        (
+            "run, 'write_tensorboard'",
+            "len(arguments[1]) == 2",
+            "tensorboard/events.out.tfevents.snnir",
+        ),
+    ],
+)
+def test_a_full_disk_loses_nothing(tmp_path, place, condition, name):
+    """The limit on file sizes stops a file of the second epoch; the first one's stay."""
     code = """
 import resource, sys
-from snnir.training import trainer
+from snnir.training import checkpoint, run
 from snnir.cli import main
-finish = trainer.Trainer._finish_epoch
-def limited(self):
-    record = finish(self)
-    if self.epoch == 2:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    return record
-trainer.Trainer._finish_epoch = limited
+def limit(owner, name):
+    honest = getattr(owner, name)
+    def limited(*arguments, **options):
+        if CONDITION:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, resource.RLIM_INFINITY))
+        return honest(*arguments, **options)
+    setattr(owner, name, limited)
+limit(PLACE)
 main()
 """
+    code = code.replace("CONDITION", condition).replace("PLACE", place)
     arguments = [*RUN, "--epochs", "3"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert "cannot be written: File too large" in done.stderr
+    assert re.search(f"run/{name}: cannot be written: File too large", done.stderr)
     assert "Traceback" not in done.stderr
     assert read_checkpoint(tmp_path / "run" / "checkpoint.pt").epoch == 1
     assert not [p for p in (tmp_path / "run").iterdir() if p.name.startswith(".")]
@@ -392,7 +483,7 @@ def test_resuming_another_run_is_refused(begun):
     changed = configured(config, {"learning_rate": 0.2})
     with pytest.raises(SnnirError, match=r"found a run with learning_rate 0.1, expected .* 0.2"):
         train_network(digits_network(), "digits", folder, changed, resume=True)
-    with pytest.raises(SnnirError, match="found no run, expected one to resume"):
+    with pytest.raises(SnnirError, match=r"found no checkpoint.pt, expected a run to resume"):
         train_network(digits_network(), "digits", folder / "other", config, resume=True)
 
 
@@ -405,7 +496,7 @@ def test_damaged_and_hostile_checkpoints_are_refused(begun, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
-    for content in (whole[: len(whole) // 2], b"", pickle.dumps(Hostile())):
+    for content in (whole[: len(whole) // 2], b"", b"hello", b"a text", pickle.dumps(Hostile())):
         path.write_bytes(content)
         with pytest.raises(SnnirError, match="found a damaged or foreign file"):
             train_network(digits_network(), "digits", folder, config, resume=True)
@@ -447,15 +538,16 @@ from snnir.genotype import parse
 from snnir.ir import build
 from snnir.lower import SpikingModule
 from snnir.passes import TRAINING, run_passes
-from snnir.training import TrainingConfig
+from snnir.training import TrainingConfig, watch
 from snnir.training.processes import joined_processes
 from snnir.training.run import open_splits
 from snnir.training.trainer import Trainer
 
 torch.set_num_threads(1)
+watch.PROBES_PER_EPOCH = 2
 text = Path(sys.argv[1]).read_text()
 graph = build(parse(text))
-config = TrainingConfig(epochs=1, batch_size=10, learning_rate=0.1, limit_train=200, limit_test=50)
+config = TrainingConfig(epochs=1, batch_size=9, learning_rate=0.1, limit_train=180, limit_test=46)
 splits = open_splits(graph, "digits", config)
 module = SpikingModule(run_passes(TRAINING, graph).graph, seed=3).double()
 losses = []
@@ -463,7 +555,7 @@ with joined_processes("cpu") as processes:
     def note(progress):
         losses.append(progress.loss * trainer.totals.samples - sum(losses))
     trainer = Trainer(module, splits, config, Path(sys.argv[2]), processes, genotype=text,
-                      data="digits", show=note)
+                      data="digits", unread={}, show=note)
     record = next(trainer.run())
     if processes.first:
         rates = trainer.history[0].firing_rates
@@ -491,7 +583,8 @@ auxiliary classify(t.layers[0], classes=10, weight=0.4)
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Global batch 10, 20 steps, float64: losses, weights and batch statistics to 1e-6."""
+    """Global batch 9, so unequal shares, 20 steps, float64: losses, weights and batch statistics to
+    1e-6. Of the 46 test samples the last batch has one, so one process has none."""
     (tmp_path / "network.snn").write_text(PARALLEL)
     (tmp_path / "steps.py").write_text(TWENTY_STEPS)
     found = []
@@ -566,8 +659,15 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
     with pytest.raises(SnnirError, match="found no readable ONNX model"):
         evaluate_network(network, "digits", model=tmp_path / "bad.onnx")
     snnir.compile(network, tmp_path / "out", weights=weights, form="step")
-    with pytest.raises(SnnirError, match=r"expected network 'fashion_small' in sequence form"):
+    with pytest.raises(SnnirError, match="found step form, expected a model that snnir compiled"):
         evaluate_network(network, "digits", model=tmp_path / "out" / "network.onnx")
+    snnir.compile(network, tmp_path / "whole", weights=weights)
+    with pytest.raises(SnnirError, match="found a model of another genotype"):
+        evaluate_network(
+            retarget(network, ["classes=12"]), "digits", model=tmp_path / "whole" / "network.onnx"
+        )
+    with pytest.raises(SnnirError, match="limit_test: found 0"):
+        evaluate_network(network, "digits", weights=weights, limit_test=0)
     with pytest.raises(SnnirError, match="found neither weights nor a model"):
         evaluate_network(network, "digits")
     other = retarget(parse((GENOTYPES / "hybrid.snn").read_text()), ["input=1x8x8"])
@@ -635,7 +735,8 @@ def test_train_and_eval_as_typed(run, tmp_path):
         ((*RUN, "--config", "x.toml"), "x.toml: found no readable TOML file"),
         ((*RUN, "--set", "classes=ten"), "--set classes=ten: found 'ten'"),
         ((*RUN, "--weights", "no.safetensors"), "no such weights file"),
-        ((*RUN, "--resume"), "found no run, expected one to resume"),
+        ((*RUN, "--resume"), "found no checkpoint.pt, expected a run to resume"),
+        ((*RUN, "--device", "meta"), "found device 'meta', which cannot be used"),
         (("eval", "fashion_small", *SMALL, "--data", "digits"), "found neither weights nor"),
         (("eval", "fashion_small", "--data", "digits", "--model", "no.onnx"), "no such file"),
         (("train", "cifar_space", "--data", "digits"), "a search space"),
@@ -654,6 +755,15 @@ def test_a_loss_that_is_not_finite_exits_with_1(run):
     code, _, err = run(*RUN, "--learning-rate", "1e30")
     assert code == 1
     assert "the last good checkpoint is run/checkpoint.pt" in err
+
+
+def test_the_default_folder_does_not_hide_the_model_of_its_name(run, tmp_path):
+    arguments = [a for a in RUN if a not in ("-o", "run")] + ["--epochs", "1"]
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    assert (tmp_path / "fashion_small" / "checkpoint.pt").exists()
+    code, _, err = run(*arguments, "--resume")
+    assert code == 0, err
 
 
 # --- the box ----------------------------------------------------------------------------------

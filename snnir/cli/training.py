@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,7 +220,7 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
         TextColumn("{task.fields[numbers]}"),
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",
     )
     with bar:
         task = bar.add_task("reading data", total=None, numbers="")

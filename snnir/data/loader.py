@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,7 @@ class Batches:
             sampler=self.parts,
             num_workers=self.workers,
             collate_fn=_as_it_is,
+            multiprocessing_context=_context() if self.workers else None,
             generator=torch.Generator(),  # else it draws from torch's own, and a resume differs
         )
         for batch in loader:
@@ -100,6 +102,11 @@ class _Reader(Dataset):
             return self.samples.batch(positions, seed=self.seed, epoch=self.epoch)
         except SnnirError as error:
             return error
+
+
+def _context() -> str | None:
+    """Workers that share the samples kept in memory, where the system has such."""
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() else None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -64,7 +64,14 @@ def open_data(spec: str, request: Request) -> Splits:
             f"{name}: found data of kind {data_set.kind}, expected {request.kind} as the network "
             f"takes: one of {', '.join(others)}"
         )
-    place = Place(name, Path(path).expanduser() if path else None)
+    place = Place(name, _expanded(path) if path else None)
     sources = data_set.open(place, request)
     check_sources(name, sources, request)
     return split(name, sources, request)
+
+
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SnnirError(f"{path}: found no such home folder, expected a path: {error}") from None

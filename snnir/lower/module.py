@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Add, BatchNorm, Conv, Input, Linear, Neuron, Node, Output, Owner, Slice
+from snnir.ir.types import Domain
 from snnir.lower.initialise import initial_weights
 from snnir.lower.operations import Flow, State, Value, compute, split
 from snnir.lower.stacking import Stacks
@@ -58,7 +59,7 @@ class SpikingModule(nn.Module):
             part.path: parts for node in graph.nodes() for parts in [_partition(graph, node)]
             for part in parts
         }  # fmt: skip
-        self._overwriting = {n.path for n in graph.nodes() if _may_overwrite(graph, n)}
+        self._lean = {n.path for n in graph.nodes() if _overwrites(graph, n) or _spikes(graph, n)}
         self._head_only = graph.reachable([graph.outputs[0].path])
         self._last_read = {
             source: number for number, (_, inputs) in enumerate(self._schedule) for source in inputs
@@ -111,10 +112,8 @@ class SpikingModule(nn.Module):
                     )
                 value = values[node.path]
             else:
-                in_place = observe is None and node.path in self._overwriting
-                value = compute(
-                    node, flow, [values[source] for source in sources], in_place=in_place
-                )
+                lean = observe is None and node.path in self._lean
+                value = compute(node, flow, [values[source] for source in sources], lean=lean)
             if observe is not None:
                 value = observe(node, value)
             if isinstance(node, Output):
@@ -202,7 +201,7 @@ def _partition(graph: Graph, node: Node) -> list[Slice]:
     return slices if slices and tiled else []
 
 
-def _may_overwrite(graph: Graph, node: Node) -> bool:
+def _overwrites(graph: Graph, node: Node) -> bool:
     """Whether a sum or neuron that takes its first input's memory harms nobody: the input has no
     other reader, and what made it made it afresh and does not need it for its own gradient."""
     if not isinstance(node, Add | Neuron):
@@ -212,3 +211,8 @@ def _may_overwrite(graph: Graph, node: Node) -> bool:
     several = isinstance(source, Add) and len(graph.inputs(path)) > 1
     fresh = several or isinstance(source, BatchNorm | Conv | Linear)
     return fresh and graph.consumers(path) == [node.path]
+
+
+def _spikes(graph: Graph, node: Node) -> bool:
+    """Whether a convolution reads spikes, which neurons alone make."""
+    return isinstance(node, Conv) and graph.type(graph.inputs(node.path)[0]).domain is Domain.SPIKE

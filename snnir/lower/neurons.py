@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from snnir.ir.nodes import Neuron
 from snnir.lower.surrogates import SURROGATES
@@ -105,6 +106,7 @@ class _Spiking(torch.autograd.Function):
         return spikes, v, a
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_spikes, gu, ga = gradients
         membranes, thresholds = ctx.saved_tensors

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnir.ir import nodes as ir
+from snnir.lower.gradients import convolve, every
 from snnir.lower.neurons import NeuronState, run_neuron
 from snnir.lower.synchronised import synchronised_batch_norm
 
@@ -50,10 +51,11 @@ class Value:
         return self.data.expand(steps, *self.data.shape)
 
 
-def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, in_place: bool = False) -> Value:
-    """Run one node; `in_place`: its result may take the place of its first input in memory."""
+def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, lean: bool = False) -> Value:
+    """Run one node; `lean`: a sum's or neuron's result may take the place of its first input in
+    memory, and what a convolution reads is spikes."""
     if isinstance(node, ir.Neuron):
-        return _neuron(node, flow, inputs[0], in_place)
+        return _neuron(node, flow, inputs[0], lean)
     if isinstance(node, ir.MeanOverTime):
         x = inputs[0]
         return Value(x.unfolded(flow.steps).mean(0), False) if x.stepped else x
@@ -62,7 +64,9 @@ def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, in_place: bool = 
         x.data if x.stepped == stepped else x.unfolded(flow.steps).flatten(0, 1) for x in inputs
     ]
     if isinstance(node, ir.Add):
-        return Value(_add(flat, in_place and inputs[0].stepped == stepped), stepped)
+        return Value(_add(flat, lean and inputs[0].stepped == stepped), stepped)
+    if isinstance(node, ir.Conv):
+        return Value(_conv(node, flow.module, flat[0], spikes=lean), stepped)
     return Value(_apply(node, flow.module, *flat), stepped)
 
 
@@ -100,12 +104,10 @@ def _same(node: ir.Node, module: SpikingModule, x: Tensor) -> Tensor:
     return x
 
 
-@_apply.register(ir.Conv)
-def _conv(node: ir.Conv, module: SpikingModule, x: Tensor) -> Tensor:
-    convolve: Callable[..., Tensor] = F.conv2d if len(node.kernel) == 2 else F.conv3d
+def _conv(node: ir.Conv, module: SpikingModule, x: Tensor, *, spikes: bool) -> Tensor:
     weight = module.stacked(node.owners, "weight")
     bias = module.stacked(node.owners, "bias") if node.bias else None
-    return convolve(x, weight, bias, node.stride, node.padding, 1, node.groups)
+    return convolve(x, weight, bias, node.stride, node.padding, node.groups, spikes=spikes)
 
 
 @_apply.register(ir.Linear)
@@ -154,12 +156,11 @@ def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
         return F.interpolate(
             x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)]
         )
-    if tuple(x.shape[2:]) == tuple(2 * new for new in node.size) and len(node.size) == 2:
-        return F.avg_pool2d(x, 1, 2)  # x[..., ::2, ::2], whose gradient would be two padded copies
+    ratios = [divmod(old, new) for old, new in zip(x.shape[2:], node.size, strict=True)]
+    if all(rest == 0 for _, rest in ratios):
+        return every(x, tuple(ratio for ratio, _ in ratios))
     for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
-        if old == 2 * new and len(node.size) == 3:
-            x = x[(slice(None),) * axis + (slice(None, None, 2),)]
-        elif old != new:
+        if old != new:
             x = x.index_select(axis, torch.arange(new, device=x.device) * old // new)
     return x
 

@@ -52,9 +52,10 @@ class _Join(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stack: Tensor, *parts: Tensor) -> Tensor:
-        ctx.sizes = [len(part) for part in parts]
+        ctx.save_for_backward(*parts)
         return stack.detach()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return None, *gradient.split(ctx.sizes)
+        parts = ctx.saved_tensors  # torch's error where one was written to since
+        return None, *gradient.split([len(part) for part in parts])

@@ -39,9 +39,10 @@ class Unit(NamedTuple):
 
 def unit_of(graph: Graph, result: str) -> Unit | None:
     """The unit that makes the value `result`, if it is one that can be stacked."""
-    node, bn = graph[result], None
-    if isinstance(node, BatchNorm):
-        node, bn = graph[graph.inputs(result)[0]], node
+    node = graph[result]
+    bn = node if isinstance(node, BatchNorm) else None
+    if bn is not None:
+        node = graph[graph.inputs(result)[0]]
         if len(graph.consumers(node.path)) > 1:
             return None
     return Unit(node, bn) if isinstance(node, Conv) and node.groups == 1 else None

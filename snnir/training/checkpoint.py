@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,20 @@ class Checkpoint:
         torch.save({"format": FORMAT, **self.__dict__, "totals": asdict(self.totals)}, buffer)
         write_whole(path, buffer.getvalue())
 
+    def refuse_other_run(
+        self, path: Path, genotype: str, data: str, config: dict[str, Any]
+    ) -> None:
+        """Raises SnnirError where the checkpoint is of another genotype, data set or config."""
+        if self.genotype != genotype:
+            raise SnnirError(f"{path}: found a checkpoint of another genotype, expected this one")
+        if self.data != data:
+            raise SnnirError(f"{path}: found a run on {self.data}, expected {data}")
+        different = [key for key in config if config[key] != self.config.get(key)]
+        if different:
+            found = ", ".join(f"{key} {self.config.get(key)}" for key in different)
+            expected = ", ".join(f"{key} {config[key]}" for key in different)
+            raise SnnirError(f"{path}: found a run with {found}, expected {expected}")
+
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read with torch's weights-only loader: a file from elsewhere runs no code.
@@ -67,7 +80,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         content = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise SnnirError(f"{path}: found no such file, {expected} to resume from") from None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+    except Exception:  # the loader raises many kinds for what is no checkpoint
         raise SnnirError(f"{path}: found a damaged or foreign file, {expected}") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise SnnirError(f"{path}: found another kind of file, {expected}")

@@ -32,7 +32,7 @@ class TrainingConfig(BaseModel):
     learning_rate: Positive = 0.025
     """At the start; it falls to 0 as half a cosine, step by step."""
     warmup_epochs: NotNegative = 0
-    """Epochs over which the learning rate first rises linearly from 0."""
+    """Epochs over which the learning rate first rises linearly from 0; at most half of all."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3e-4
     gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
@@ -50,9 +50,10 @@ class TrainingConfig(BaseModel):
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
-        if progress < self.warmup_epochs:
-            return self.learning_rate * progress / self.warmup_epochs
-        fraction = (progress - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+        warmup = min(self.warmup_epochs, self.epochs / 2)
+        if progress < warmup:
+            return self.learning_rate * progress / warmup
+        fraction = (progress - warmup) / (self.epochs - warmup)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
     def to_toml(self) -> str:

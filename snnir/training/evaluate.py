@@ -16,6 +16,7 @@ from torch import Tensor
 
 from snnir.errors import SnnirError
 from snnir.export.parity import session
+from snnir.genotype import Genotype, parse
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
 from snnir.lower import SpikingModule, Value
@@ -107,10 +108,10 @@ def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool =
     return predict
 
 
-def onnx_predictor(path: str | Path, graph: Graph) -> Predict:
+def onnx_predictor(path: str | Path, graph: Graph, genotype: Genotype) -> Predict:
     """The logits of an exported model in sequence form, its spikes counted inside the model.
 
-    `graph` is the network that the model should be: its input and its neurons.
+    `graph` is the deployed network that the model should be: its input and its neurons.
 
     Raises:
         SnnirError: an unreadable model, or one of another network or form.
@@ -122,7 +123,7 @@ def onnx_predictor(path: str | Path, graph: Graph) -> Predict:
         raise SnnirError(f"{path}: found no such file, expected an ONNX model") from None
     except Exception as error:  # protobuf and onnx raise many kinds for a file that is not a model
         raise SnnirError(f"{path}: found no readable ONNX model: {error}") from None
-    _check_model(model, path, graph)
+    _refuse_other_model(model, path, genotype)
     neurons = _count_spikes(model, graph)
     run = session(model)
     (x_name, logits) = (graph.network_inputs[0].path, graph.outputs[0].path)
@@ -135,20 +136,20 @@ def onnx_predictor(path: str | Path, graph: Graph) -> Predict:
     return predict
 
 
-def _check_model(model: onnx.ModelProto, path: str | Path, graph: Graph) -> None:
-    """The model's inputs and outputs against the network's. Raises SnnirError."""
-    expected = {node.path: list(node.shape) for node in graph.network_inputs}
-    shapes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim][-3:]
-        for value in model.graph.input
-    }
-    outputs = [value.name for value in model.graph.output]
-    if shapes != expected or outputs != [graph.outputs[0].path]:
-        raise SnnirError(
-            f"{path}: found a model of inputs {shapes} and outputs {outputs}, expected network "
-            f"'{graph.name}' in sequence form: inputs {expected}, outputs "
-            f"{[graph.outputs[0].path]}"
-        )
+def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Genotype) -> None:
+    """Raises SnnirError unless snnir exported the model of this genotype in sequence form."""
+    expected = f"expected a model that snnir compiled of network '{genotype.name}' in sequence form"
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    if "genotype" not in metadata:
+        raise SnnirError(f"{path}: found a model of another program, {expected}")
+    if metadata.get("form") != "sequence":
+        raise SnnirError(f"{path}: found {metadata.get('form')} form, {expected}")
+    try:
+        same = parse(metadata["genotype"], str(path)) == genotype
+    except SnnirError:
+        same = False
+    if not same:
+        raise SnnirError(f"{path}: found a model of another genotype, {expected}")
 
 
 def _count_spikes(model: onnx.ModelProto, graph: Graph) -> list[str]:

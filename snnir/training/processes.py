@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,6 +44,21 @@ class Processes:
         """Whether any process says yes."""
         return bool(self.reduced(dist.ReduceOp.MAX, float(value))[0])
 
+    def first_alone(self, action: Callable[[], object]) -> None:
+        """Run `action` in the first process while the others wait; where it fails, all fail.
+
+        Raises:
+            SnnirError: what the action raised; in the other processes, that it did.
+        """
+        error: SnnirError | None = None
+        if self.first:
+            try:
+                action()
+            except SnnirError as raised:
+                error = raised
+        if self.any(error is not None):
+            raise error or SnnirError("the first process cannot go on; its message says why")
+
     def reduced(self, how: dist.ReduceOp.RedOpType, *values: float) -> list[float]:
         if self.count == 1:
             return list(values)
@@ -62,8 +77,9 @@ def joined_processes(device: str) -> Iterator[Processes]:
     Raises:
         SnnirError: a device that is not there.
     """
-    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", 0)) if count > 1 else None)
+    count = _environment("WORLD_SIZE") if "RANK" in os.environ else 1
+    rank = _environment("RANK") if count > 1 else 0
+    chosen = _device(device, _environment("LOCAL_RANK") if count > 1 else None)
     if count == 1:
         yield Processes(chosen)
         return
@@ -77,6 +93,14 @@ def joined_processes(device: str) -> Iterator[Processes]:
             dist.destroy_process_group()
 
 
+def _environment(name: str) -> int:
+    """A number that torchrun sets. Raises SnnirError."""
+    found = os.environ.get(name, "")
+    if not found.isdecimal():
+        raise SnnirError(f"{name}: found {found!r} in the environment, expected torchrun's number")
+    return int(found)
+
+
 def _device(name: str, local_rank: int | None) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,8 +108,8 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise SnnirError(f"found device '{name}', which cannot be used: {reason}") from None
     return device

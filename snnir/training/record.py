@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from snnir.files import write_whole
+from snnir.files import writable_folder, write_whole
 
 
 class Record(BaseModel):
@@ -33,6 +33,8 @@ class Record(BaseModel):
     """Of the training part."""
     seconds: float
     """Since the run began, time in which it did not run left out."""
+    finished: float
+    """When the epoch was done, in seconds since 1970."""
 
     def line(self) -> str:
         """One line for a terminal."""
@@ -48,29 +50,39 @@ def write_log(path: Path, history: Sequence[Record]) -> None:
     write_whole(path, "".join(record.model_dump_json() + "\n" for record in history))
 
 
-def write_tensorboard(folder: Path, record: Record) -> None:
-    """The epoch's numbers as TensorBoard scalars."""
-    from torch.utils.tensorboard import SummaryWriter
+def write_tensorboard(folder: Path, history: Sequence[Record]) -> None:
+    """All epochs as TensorBoard scalars, in one file that appears whole. Raises SnnirError."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with SummaryWriter(str(folder)) as writer:
-        for name in ("train_loss", "train_accuracy", "loss", "accuracy", "learning_rate"):
-            writer.add_scalar(name, getattr(record, name), record.epoch)
-        writer.add_scalar("samples_per_second", record.samples_per_second, record.epoch)
-        writer.add_scalar("firing_rate/mean", record.firing_rate, record.epoch)
-        for path, rate in record.firing_rates.items():
-            writer.add_scalar(f"firing_rate/{path}", rate, record.epoch)
+    content = io.BytesIO()
+    writer = RecordWriter(content)
+    version = Event(wall_time=history[0].finished, file_version="brain.Event:2")
+    writer.write(version.SerializeToString())
+    for record in history:
+        values = [Summary.Value(tag=tag, simple_value=x) for tag, x in _scalars(record).items()]
+        event = Event(wall_time=record.finished, step=record.epoch, summary=Summary(value=values))
+        writer.write(event.SerializeToString())
+    write_whole(writable_folder(folder) / "events.out.tfevents.snnir", content.getvalue())
+
+
+def _scalars(record: Record) -> dict[str, float]:
+    names = ("train_loss", "train_accuracy", "loss", "accuracy", "learning_rate")
+    scalars = {name: getattr(record, name) for name in (*names, "samples_per_second")}
+    rates = {f"firing_rate/{path}": rate for path, rate in record.firing_rates.items()}
+    return scalars | {"firing_rate/mean": record.firing_rate} | rates
 
 
 def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
     """Accuracy, loss and firing rate over the epochs as an SVG picture. Raises SnnirError."""
     import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     epochs = [record.epoch for record in history]
-    figure, (accuracy, loss, firing) = pyplot.subplots(1, 3, figsize=(11, 3.2), layout="tight")
+    figure = Figure(figsize=(11, 3.2), layout="tight")
+    accuracy, loss, firing = figure.subplots(1, 3)
     accuracy.plot(epochs, [r.train_accuracy for r in history], label="training")
     accuracy.plot(epochs, [r.accuracy for r in history], label="evaluation")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
@@ -78,7 +90,7 @@ def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
     loss.plot(epochs, [r.train_loss for r in history], label="training")
     loss.plot(epochs, [r.loss for r in history], label="evaluation")
     firing.plot(epochs, [r.firing_rate for r in history], color="tab:green")
-    firing.set_ylim(bottom=0)
+    firing.set_ylim(0, 1.1 * max(r.firing_rate for r in history) or 1)
     for axes, name in ((accuracy, "accuracy"), (loss, "loss"), (firing, "mean firing rate")):
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -86,7 +98,6 @@ def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     picture = io.BytesIO()
-    with pyplot.rc_context({"svg.hashsalt": "snnir"}):
+    with matplotlib.rc_context({"svg.hashsalt": "snnir"}):
         figure.savefig(picture, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
     write_whole(path, picture.getvalue())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +12,17 @@ from snnir.files import writable_folder, write_whole
 from snnir.genotype import Genotype, print_genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Linear
+from snnir.ir.infer import infer_types
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
+from snnir.lower.memory import keep_freed_memory
 from snnir.passes import DEPLOYMENT, TRAINING, run_passes
-from snnir.training.config import TrainingConfig
+from snnir.training.config import TrainingConfig, configured
 from snnir.training.evaluate import Evaluation, evaluate, onnx_predictor, torch_predictor
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
 from snnir.training.trainer import Progress, Trainer
-from snnir.weights import read_weights
+from snnir.weights import Weights, read_weights
 
 Say = Callable[[str], None]
 
@@ -64,32 +64,32 @@ def train_network(
     last.safetensors, checkpoint.pt (to resume from), log.jsonl, curve.svg and tensorboard/.
 
     Under torchrun every process calls this; the first one writes. `weights` are what training
-    starts from, seeded initial ones when None.
+    starts from, seeded initial ones when None. The process keeps what memory it frees from then on
+    (`snnir.lower.memory`).
 
     Raises:
         SnnirError: bad genotype, data, config or checkpoint; a folder that holds another run.
         KeyboardInterrupt: interrupted, and saved.
     """
-    network = _buildable(genotype)
-    splits = open_splits(network, data, config, download=download)
-    _refuse_small(splits, config)
-    arrays = initial_weights(network, config.seed)
-    if weights is not None:
-        arrays |= read_weights(weights, network)
-    module = SpikingModule(run_passes(TRAINING, network).graph, arrays)
-    text = print_genotype(genotype)
-    with ExitStack() as stack:
-        processes = stack.enter_context(joined_processes(device))
-        folder = Path(folder)
-        if processes.first:
-            folder = _prepared(folder, text, config, resume=resume)
+    keep_freed_memory()
+    network, text, folder = _buildable(genotype), print_genotype(genotype), Path(folder)
+    with joined_processes(device) as processes:
+        if download:
+            processes.first_alone(lambda: open_splits(network, data, config, download=True))
+        splits = open_splits(network, data, config)
+        _refuse_batch(splits, config, processes.count)
+        arrays = initial_weights(network, config.seed)
+        if weights is not None:
+            arrays |= _read_fp32(network, weights)
+        module = SpikingModule(run_passes(TRAINING, network).graph, arrays)
+        processes.first_alone(lambda: _prepare(folder, text, config, resume=resume))
         trainer = Trainer(
             module, splits, config, folder, processes,
-            genotype=text, data=data, workers=workers,
+            genotype=text, data=data, workers=workers, unread=arrays,
             show=show if processes.first else lambda progress: None,
             say=say if processes.first else lambda line: None,
         )  # fmt: skip
-        if resume and trainer.checkpoint_path.exists():
+        if resume:
             trainer.resume()
         for record in trainer.run():
             if processes.first:
@@ -103,17 +103,17 @@ def open_splits(
 ) -> Splits:
     """The data set as the network takes it. Raises SnnirError where it does not fit."""
     inputs = network.network_inputs
-    if len(inputs) != 1 or not any(isinstance(n, Linear) for n in network.nodes()):
+    output = infer_types(network)[network.outputs[0].path].shape or ()
+    if len(inputs) != 1 or len(output) != 1:
         raise SnnirError(
-            f"network '{network.name}': found {len(inputs)} inputs and no classifier, expected one "
-            "input and `head classify(…)`: only classification trains yet"
+            f"network '{network.name}': found {len(inputs)} inputs and an output of shape "
+            f"{output}, expected one input and `head classify(…)`: only classification trains yet"
         )
-    classes = next(n.out_features for n in network.of_type(Linear) if n.path.startswith("head."))
     request = Request(
         kind=inputs[0].kind,
         shape=inputs[0].shape,  # type: ignore[arg-type]
         steps=network.steps,
-        classes=classes,
+        classes=output[0],
         augmentation=config.augmentation,
         validation=config.validation,
         limit_train=config.limit_train,
@@ -145,23 +145,29 @@ def evaluate_network(
     """
     network = _buildable(genotype)
     if model is not None:
-        predict = onnx_predictor(model, run_passes(DEPLOYMENT, network).graph)
+        predict = onnx_predictor(model, run_passes(DEPLOYMENT, network).graph, genotype)
     elif weights is not None:
         deployed = deploy(network, weights)
         with joined_processes(device) as processes:
             predict = torch_predictor(deployed.to(processes.device), processes.device)
     else:
         raise SnnirError("found neither weights nor a model, expected one to evaluate")
-    config = TrainingConfig(limit_test=limit_test, seed=seed)
+    config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     splits = open_splits(network, data, config, download=download)
     return evaluate(predict, batches(splits.test, batch_size, seed=seed, workers=workers))
 
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
-    """The folded network with trained weights, evaluating. Raises SnnirError."""
-    given = initial_weights(network, 0) | read_weights(weights, network)
+    """The folded network with trained weights, evaluating, in fp32. Raises SnnirError."""
+    given = initial_weights(network, 0) | _read_fp32(network, weights)
     result = run_passes(DEPLOYMENT, network, given)
     return SpikingModule(result.graph, result.weights).eval()
+
+
+def _read_fp32(network: Graph, weights: str | Path) -> Weights:
+    """Weights of the network, whatever precision the file has. Raises SnnirError."""
+    arrays = read_weights(weights, network)
+    return {name: array.astype("float32") for name, array in arrays.items()}
 
 
 def _buildable(genotype: Genotype) -> Graph:
@@ -174,34 +180,39 @@ def _buildable(genotype: Genotype) -> Graph:
     return build(genotype)
 
 
-def _refuse_small(splits: Splits, config: TrainingConfig) -> None:
-    if len(splits.train) < config.batch_size:
-        raise SnnirError(
-            f"batch_size: found {config.batch_size}, expected at most {len(splits.train)}, "
-            "the number of training samples"
-        )
+def _refuse_batch(splits: Splits, config: TrainingConfig, processes: int) -> None:
+    found, most = config.batch_size, len(splits.train)
+    if found > most:
+        expected = f"at most {most}, the number of training samples"
+        raise SnnirError(f"batch_size: found {found}, expected {expected}")
+    if found < processes:
+        expected = f"at least {processes}, one sample per process"
+        raise SnnirError(f"batch_size: found {found}, expected {expected}")
 
 
-def _prepared(folder: Path, genotype: str, config: TrainingConfig, *, resume: bool) -> Path:
-    """The folder with the run's description. Raises SnnirError where another run would be lost."""
-    if resume and not (folder / "config.toml").exists():
-        raise SnnirError(f"{folder}: found no run, expected one to resume")
-    folder = writable_folder(folder)
+def _prepare(folder: Path, genotype: str, config: TrainingConfig, *, resume: bool) -> None:
+    """Write the run's description. Raises SnnirError where another run would be lost, or there is
+    none to resume."""
+    checkpoint = folder / "checkpoint.pt"
     if resume:
-        return folder
-    if (folder / "checkpoint.pt").exists():
-        raise SnnirError(
-            f"{folder}: found a run (checkpoint.pt), expected an empty folder: --resume goes on "
-            "with it, -o names another folder"
-        )
+        if not checkpoint.exists():
+            raise SnnirError(f"{folder}: found no checkpoint.pt, expected a run to resume")
+        return
+    results = ("checkpoint.pt", "best.safetensors", "last.safetensors", "log.jsonl")
+    for name in results:
+        if (folder / name).exists():
+            raise SnnirError(
+                f"{folder}: found a run ({name}), expected a folder without one: --resume goes on "
+                "with it, -o names another folder"
+            )
+    writable_folder(folder)
     write_whole(folder / "genotype.snn", genotype)
     write_whole(folder / "config.toml", config.to_toml())
-    return folder
 
 
 def _write_epoch(folder: Path, history: list[Record], *, title: str) -> None:
     write_log(folder / "log.jsonl", history)
-    write_tensorboard(folder / "tensorboard", history[-1])
+    write_tensorboard(folder / "tensorboard", history)
     write_curve(folder / "curve.svg", history, title=title)
 
 
@@ -210,6 +221,7 @@ def _result(trainer: Trainer, network: Graph, splits: Splits, processes: Process
     if splits.validation is not None and processes.first:
         module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
         predict = torch_predictor(module, processes.device)
-        test = evaluate(predict, batches(splits.test, trainer.config.batch_size, seed=0))
+        size, workers = trainer.config.batch_size, trainer.workers
+        test = evaluate(predict, batches(splits.test, size, seed=0, workers=workers))
     chosen_on = "test" if splits.validation is None else "validation"
     return Trained(trainer.folder, trainer.history, chosen_on, test, processes.first)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +19,11 @@ from snnir.lower import SpikingModule
 from snnir.training.checkpoint import Checkpoint, Totals, read_checkpoint
 from snnir.training.config import TrainingConfig
 from snnir.training.evaluate import Evaluation, evaluate, torch_predictor
+from snnir.training.interruption import Interruption
 from snnir.training.processes import Processes
 from snnir.training.record import Record
 from snnir.training.watch import Watch
-from snnir.weights import weights_bytes
+from snnir.weights import Weights, weights_bytes
 
 CHECKPOINT_SECONDS = 300.0
 """A long epoch is saved this often."""
@@ -64,6 +62,7 @@ class Trainer:
         *,
         genotype: str,
         data: str,
+        unread: Weights,
         workers: int = 0,
         show: Callable[[Progress], None] = lambda progress: None,
         say: Callable[[str], None] = lambda line: None,
@@ -71,6 +70,8 @@ class Trainer:
         self.module = module.to(processes.device)
         self.splits, self.config, self.folder, self.processes = splits, config, folder, processes
         self.genotype, self.data, self.workers = genotype, data, workers
+        self.unread = unread
+        """Weights of layers that nothing reads: not in the module, but in the network's file."""
         self.show, self.say = show, say
         self.parallel = processes.parallel(module)
         self.optimizer = torch.optim.SGD(
@@ -90,7 +91,7 @@ class Trainer:
         self.speed = 0.0
         """Training samples per second in this epoch."""
         self._started = time.perf_counter()
-        self._interrupted = False
+        self.interruption = Interruption()
 
     # --- running ----------------------------------------------------------------------------
 
@@ -98,13 +99,13 @@ class Trainer:
         """Train to the last epoch; gives each epoch's record, and saves when asked for the next.
 
         Raises:
-            Diverged: the loss is no longer finite; the last checkpoint is from before.
+            Diverged: the loss or a weight is not finite; the last checkpoint is from before.
             KeyboardInterrupt: after a checkpoint of where it was interrupted.
             SnnirError: a file cannot be written; older ones stay.
         """
         self._started = time.perf_counter()
         self.save()
-        with self._interruptible():
+        with self.interruption:
             while self.epoch < self.config.epochs:
                 self._train_epoch()
                 yield self._finish_epoch()
@@ -149,7 +150,7 @@ class Trainer:
         if probe:
             self.watch.after_backward()
         total, right, samples = self.processes.total(float(loss.detach()), correct, len(target))
-        self._refuse_infinite(total, float(norm))
+        self._refuse_infinite({"a loss": total, "gradients of norm": float(norm)})
         self.optimizer.step()
         self.totals.loss += total * int(samples)
         self.totals.correct += int(right)
@@ -168,21 +169,20 @@ class Trainer:
         correct = int((logits.detach().argmax(1) == target).sum())
         return loss / samples, correct
 
-    def _refuse_infinite(self, loss: float, norm: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        what = f"a loss of {loss}" if not math.isfinite(loss) else f"gradients of norm {norm}"
-        last = self.checkpoint_path
-        kept = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
-        raise Diverged(
-            f"epoch {self.epoch + 1}, step {self.step + 1}: found {what}, expected a finite one; "
-            f"{kept}. A smaller learning_rate or gradient_clip may help"
-        )
+    def _refuse_infinite(self, numbers: dict[str, float]) -> None:
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise Diverged(
+                    f"epoch {self.epoch + 1}, step {self.step + 1}: found {name} {number}, "
+                    "expected a finite number; the last good checkpoint is "
+                    f"{self.checkpoint_path}. A smaller learning rate may help"
+                )
 
     def _finish_epoch(self) -> Record:
         """Evaluate and record."""
         samples = self.splits.validation or self.splits.test
         found = self._evaluate(samples)
+        self._refuse_infinite({"an evaluation with a loss of": found.loss})
         totals = self.totals
         record = Record(
             epoch=self.epoch + 1,
@@ -195,6 +195,7 @@ class Trainer:
             learning_rate=self.config.learning_rate_at(self.epoch + 1),
             samples_per_second=self.speed,
             seconds=self.seconds,
+            finished=time.time(),
         )
         for line in self.watch.warnings():
             self.say(f"warning: {line}")
@@ -203,7 +204,7 @@ class Trainer:
         self.epoch, self.step, self.totals = self.epoch + 1, 0, Totals()
         self.watch.start_epoch()
         if self.processes.first:
-            weights = weights_bytes(self.module.weights())
+            weights = weights_bytes(self.unread | self.module.weights())
             if record.accuracy > best:
                 write_whole(self.folder / "best.safetensors", weights)
             write_whole(self.folder / "last.safetensors", weights)
@@ -260,9 +261,15 @@ class Trainer:
         return self.folder / "checkpoint.pt"
 
     def save(self) -> None:
-        """Write the checkpoint. Raises SnnirError; the one before then stays."""
+        """Write the checkpoint.
+
+        Raises:
+            Diverged: a weight is not finite; as on any failure, the checkpoint before stays.
+        """
         if not self.processes.first:
             return
+        largest = max(float(p.detach().abs().max()) for p in self.module.parameters())
+        self._refuse_infinite({"a weight of": largest})
         Checkpoint(
             genotype=self.genotype,
             data=self.data,
@@ -284,50 +291,21 @@ class Trainer:
             SnnirError: no readable checkpoint, or one of another genotype, data set or config.
         """
         found = read_checkpoint(self.checkpoint_path)
-        self._refuse_other_run(found)
-        self.module.load_state_dict(found.module)
-        self.optimizer.load_state_dict(found.optimizer)
+        config = self.config.model_dump()
+        found.refuse_other_run(self.checkpoint_path, self.genotype, self.data, config)
+        try:
+            self.module.load_state_dict(found.module)
+            self.optimizer.load_state_dict(found.optimizer)
+            self.watch.restore(found.observations)
+            self.history = [Record.model_validate(record) for record in found.history]
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            what = "found a checkpoint that does not fit this network"
+            raise SnnirError(f"{self.checkpoint_path}: {what}: {error}") from None
         self.epoch, self.step, self.totals = found.epoch, found.step, found.totals
-        self.watch.restore(found.observations)
-        self.history = [Record.model_validate(record) for record in found.history]
         self.seconds_before = found.seconds
 
-    def _refuse_other_run(self, found: Checkpoint) -> None:
-        path = self.checkpoint_path
-        if found.genotype != self.genotype:
-            raise SnnirError(f"{path}: found a checkpoint of another genotype, expected this one")
-        if found.data != self.data:
-            raise SnnirError(f"{path}: found a run on {found.data}, expected {self.data}")
-        ours = self.config.model_dump()
-        different = [key for key in ours if ours[key] != found.config.get(key)]
-        if different:
-            listed = ", ".join(f"{key} {found.config.get(key)}" for key in different)
-            now = ", ".join(f"{key} {ours[key]}" for key in different)
-            raise SnnirError(f"{path}: found a run with {listed}, expected {now}")
-
-    # --- interruption -----------------------------------------------------------------------
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Let Ctrl-C end the step that is under way; a second one ends the program at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        try:
-            before = signal.signal(signal.SIGINT, note)
-        except ValueError:  # not the main thread: whoever runs it handles signals
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
     def _stop_if_interrupted(self) -> None:
-        if self.processes.any(self._interrupted):
+        if self.processes.any(self.interruption.noted):
             self.save()
             where = f"epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}"
             self.say(f"interrupted in {where}: saved in {self.folder}, --resume goes on")

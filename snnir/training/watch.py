@@ -90,8 +90,3 @@ class Watch:
         if state:
             self.rates, self.probes = dict(state["rates"]), state["probes"]
             self.learning, self.warned = set(state["learning"]), set(state["warned"])
-
-
-def mean_rate(rates: dict[str, float]) -> float:
-    """The mean over the layers."""
-    return sum(rates.values()) / len(rates) if rates else 0.0

@@ -1,0 +1,89 @@
+"""Layers whose gradients keep and copy less than torch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Sizes = tuple[int, ...]
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sizes,
+    padding: Sizes,
+    groups: int,
+    *,
+    spikes: bool = False,
+) -> Tensor:
+    """A convolution over the last two or three dimensions; with `spikes`, x must be 0 or 1."""
+    if spikes and torch.is_grad_enabled() and weight.requires_grad:
+        tensors = _as_autocast(x, weight, bias)
+        return _SpikeConvolution.apply(*tensors, stride, padding, groups)
+    function: Callable[..., Tensor] = F.conv2d if len(stride) == 2 else F.conv3d
+    return function(x, weight, bias, stride, padding, 1, groups)
+
+
+def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """What autocast, if on, would make of a convolution's tensors: done where autograd sees it."""
+    device = next(x.device.type for x in tensors if x is not None)
+    if not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors]
+
+
+class _SpikeConvolution(torch.autograd.Function):
+    """A convolution that keeps its spikes as bytes: a quarter of the memory until the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sizes,
+        padding: Sizes,
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x.to(torch.int8), weight)
+        ctx.bias = None if bias is None else [len(weight)]
+        ctx.geometry = stride, padding, [1] * len(stride), False, [0] * len(stride), groups
+        return convolve(x, weight, bias, stride, padding, groups)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        kept, weight = ctx.saved_tensors
+        spikes = kept.to(weight.dtype)
+        wanted = ctx.needs_input_grad[:3]
+        gradients = torch.ops.aten.convolution_backward(
+            gradient, spikes, weight, ctx.bias, *ctx.geometry, wanted
+        )
+        return *gradients, None, None, None
+
+
+def every(x: Tensor, strides: Sizes) -> Tensor:
+    """Every so many values along the last dimensions, from the first; one copy each way."""
+    return _Every.apply(x, strides)
+
+
+class _Every(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strides: Sizes) -> Tensor:
+        ctx.like = torch.empty_like(x, device="meta")
+        ctx.places = (..., *(slice(None, None, stride) for stride in strides))
+        return x[ctx.places].clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        whole = torch.zeros_like(ctx.like, device=gradient.device)
+        whole[ctx.places] = gradient
+        return whole, None
