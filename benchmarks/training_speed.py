@@ -1,7 +1,7 @@
 """A training step of SpikeDHS-CLA beside SpikingJelly 2.0's own `SpikeDHS` and beside the bare
 convolutions: time and memory.
 
-    pip install --no-deps spikingjelly==2.0.0 && pip install h5py loguru scipy tqdm requests
+    pip install --no-deps spikingjelly==2.0.0 && pip install h5py loguru
     python benchmarks/training_speed.py                 # C = 16, batch 8 and C = 32, batch 2
     python benchmarks/training_speed.py --case 16 8 --rounds 5 --no-memory
 
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 import snnir
 from snnir import models
 from snnir.data.vision import torchvision_module
-from snnir.genotype import parse
+from snnir.genotype import parse, retarget
 from snnir.ir.nodes import Conv
 from snnir.lower import SpikingModule
 from snnir.lower.memory import keep_freed_memory
@@ -74,10 +74,9 @@ GOALS = {(16, 8): Goals(1.5, 2.2, 1.25, 0.65), (32, 2): Goals(1.4, 2.2, 1.25, 0.
 
 def our_module(channels: int) -> SpikingModule:
     text = models.source("spikedhs_cla").text
-    text = text.replace("conv3x3(144)", f"conv3x3({3 * channels})")
-    text = text.replace("channels=48", f"channels={channels}")
-    text = text.replace("surrogate=", "detach_reset=true, surrogate=")
-    return snnir.load(parse(Source("spikedhs_cla.snn", text)))
+    detached = text.replace("surrogate=", "detach_reset=true, surrogate=")
+    genotype = parse(Source("spikedhs_cla.snn", detached))
+    return snnir.load(retarget(genotype, [f"channels={channels}"]))
 
 
 def peer_module(channels: int) -> nn.Module:
