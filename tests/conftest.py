@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,23 @@ def shared() -> Path:
     if not SHARED.exists():
         pytest.skip("no shared folder beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """`run(*arguments)`: the command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        from snnir import cli
+
+        monkeypatch.setattr(sys, "argv", ["snnir", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command

@@ -20,7 +20,7 @@ from helpers import GENOTYPES, as_float64, calibrated, genotype
 from onnx import numpy_helper
 
 import snnir
-from snnir import cli, models
+from snnir import models
 from snnir.compiler import compile_network
 from snnir.errors import SnnirError
 from snnir.ir.serialize import read_graph
@@ -34,24 +34,6 @@ FILES = {
     "report.json",
     "report.html",
 }
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`run(*arguments)`: the command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["snnir", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from helpers import GENOTYPES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snnir
-from snnir import cli, models
+from snnir import models
 from snnir.data import Augmentation, batches
 from snnir.errors import SnnirError
 from snnir.genotype import parse, retarget
@@ -676,24 +676,6 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
 
 
 # --- the commands -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """`run(*arguments)`: the command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["snnir", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return command
 
 
 def test_train_and_eval_as_typed(run, tmp_path):

@@ -63,7 +63,7 @@ class TrainingConfig(BaseModel):
 
 PRESETS: Final[dict[str, TrainingConfig]] = {
     "cifar": TrainingConfig(augmentation=Augmentation(crop_padding=4, flip=True, cutout=16)),
-    "imagenet": TrainingConfig(batch_size=160, augmentation=Augmentation(flip=True)),
+    "imagenet": TrainingConfig(batch_size=160),
     "small": TrainingConfig(
         epochs=15,
         batch_size=100,
@@ -72,8 +72,8 @@ PRESETS: Final[dict[str, TrainingConfig]] = {
         augmentation=Augmentation(crop_padding=2, flip=True),
     ),
 }
-"""`cifar`, `imagenet`: the paper's retraining (method §9). `small`: ours, for small networks and
-images on a machine without a GPU."""
+"""`cifar`, `imagenet`: the paper's retraining (method §9; the data set `imagenet` crops and mirrors by
+itself). `small`: ours, for small networks and images on a machine without a GPU."""
 
 
 def preset(name: str) -> TrainingConfig:
