@@ -72,8 +72,8 @@ PRESETS: Final[dict[str, TrainingConfig]] = {
         augmentation=Augmentation(crop_padding=2, flip=True),
     ),
 }
-"""`cifar`, `imagenet`: the paper's retraining (method §9; the data set `imagenet` crops and mirrors by
-itself). `small`: ours, for small networks and images on a machine without a GPU."""
+"""`cifar`, `imagenet`: the paper's retraining (method §9; the data set `imagenet` crops and mirrors
+by itself). `small`: ours, for small networks and images on a machine without a GPU."""
 
 
 def preset(name: str) -> TrainingConfig:
