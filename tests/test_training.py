@@ -649,6 +649,39 @@ def test_torch_and_onnxruntime_agree_on_accuracy_and_rates(trained, tmp_path):
     assert theirs.firing_rates == pytest.approx(ours.firing_rates, abs=1e-3)
 
 
+def write_recordings(folder: Path) -> None:
+    """Two classes of recordings in N-MNIST's layout: most events are left, or right."""
+    rng = np.random.default_rng(0)
+    for part, count in (("Train", 30), ("Test", 12)):
+        for label in range(2):
+            (folder / part / str(label)).mkdir(parents=True)
+            for number in range(count):
+                x = rng.integers(0, 17, 300) + np.where(rng.random(300) < 0.8, 17 * label, 0)
+                y, p = rng.integers(0, 34, 300), rng.integers(0, 2, 300)
+                t = np.sort(rng.integers(0, 300_000, 300))
+                events = [x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255]
+                content = np.stack(events, 1).astype(np.uint8).tobytes()
+                (folder / part / str(label) / f"{number}.bin").write_bytes(content)
+
+
+def test_events_train_and_export(tmp_path):
+    write_recordings(tmp_path / "data")
+    settings = ["input=events[2,34,34]", "classes=2", "steps=3", "channels=2"]
+    network = retarget(models.load("fashion_small"), settings)
+    data = f"n-mnist:{tmp_path / 'data'}"
+    config = TrainingConfig(epochs=3, batch_size=10, learning_rate=0.05)
+    result = train_network(network, data, tmp_path / "run", config)
+    assert result.best.accuracy > 0.85
+    assert min(result.best.firing_rates.values()) > 0.005
+    weights = tmp_path / "run" / "best.safetensors"
+    compiled = snnir.compile(network, tmp_path / "out", weights=weights)
+    assert compiled.report["spike_pure"] is True
+    ours = evaluate_network(network, data, weights=weights)
+    theirs = evaluate_network(network, data, model=tmp_path / "out" / "network.onnx")
+    assert abs(ours.accuracy - theirs.accuracy) <= 1.5 / 24
+    assert theirs.firing_rates == pytest.approx(ours.firing_rates, abs=1e-3)
+
+
 def test_models_that_cannot_be_evaluated(trained, tmp_path):
     result, _ = trained
     weights = result.folder / "best.safetensors"
