@@ -85,7 +85,7 @@ def test_a_run_leaves_what_it_promises(trained):
     lines = [json.loads(line) for line in (result.folder / "log.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert parse((result.folder / "genotype.snn").read_text()) == digits_network()
-    assert read_config(result.folder / "config.toml").validation == 200
+    assert read_config(result.folder / "config.toml", TrainingConfig()).validation == 200
     assert "accuracy" in (result.folder / "curve.svg").read_text()
     events = EventAccumulator(str(result.folder / "tensorboard"))
     events.Reload()
@@ -97,7 +97,7 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_best_and_last_weights_are_what_the_log_says(trained):
     result, _ = trained
     network = build(digits_network())
-    splits = open_splits(network, "digits", read_config(result.folder / "config.toml"))
+    splits = open_splits(network, "digits", read_config(result.folder / "config.toml", TrainingConfig()))
     predict = torch_predictor(deploy(network, result.folder / "best.safetensors"), CPU)
     found = evaluate(predict, batches(splits.validation, 40, seed=0))
     assert found.accuracy == pytest.approx(result.best.accuracy, abs=0.01)
@@ -159,7 +159,7 @@ def test_the_python_function(tmp_path):
 def test_presets_survive_toml(name, tmp_path):
     path = tmp_path / "c.toml"
     path.write_text(preset(name).to_toml())
-    assert read_config(path) == preset(name)
+    assert read_config(path, TrainingConfig()) == preset(name)
 
 
 def test_the_papers_recipe():
@@ -205,13 +205,13 @@ def test_bad_config_files(tmp_path):
         preset("cifra")
     path = tmp_path / "c.toml"
     with pytest.raises(SnnirError, match="found no readable TOML"):
-        read_config(path)
+        read_config(path, TrainingConfig())
     path.write_text("epochs = [")
     with pytest.raises(SnnirError, match="found no readable TOML"):
-        read_config(path)
+        read_config(path, TrainingConfig())
     path.write_text('epochs = "many"\nbatch_size = 0\n')
     with pytest.raises(SnnirError, match=r"epochs: found 'many'(.|\n)*batch_size: found 0"):
-        read_config(path)
+        read_config(path, TrainingConfig())
 
 
 # --- going on ---------------------------------------------------------------------------------
@@ -718,7 +718,7 @@ def test_train_and_eval_as_typed(run, tmp_path):
     assert summary["epochs"] == 1
     assert summary["chosen_on"] == "test"
     assert "accuracy" in err
-    config = read_config(tmp_path / "run" / "config.toml")
+    config = read_config(tmp_path / "run" / "config.toml", TrainingConfig())
     assert (config.seed, config.batch_size) == (4, 25)
     assert config.augmentation == PRESETS["small"].augmentation
     retargeted = tmp_path / "run" / "genotype.snn"

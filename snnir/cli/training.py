@@ -189,7 +189,7 @@ def _recipe(preset: str | None, config: Path | None) -> TrainingConfig:
     if preset is not None and config is not None:
         raise SnnirError("found --preset and --config, expected one of them")
     if config is not None:
-        return training.read_config(config)
+        return training.read_config(config, training.TrainingConfig())
     return training.TrainingConfig() if preset is None else training.preset(preset)
 
 

@@ -444,7 +444,7 @@ class _Builder:
                     if cell.mix == "spike":
                         y = self.neuron(f"{edge.path}.{label}.neuron", y, c.span, b=c.b)
                     choices.append(y)
-                alpha = f"cells.{cell.name}.{name}.{state}"
+                alpha = edge_owner(cell.name, name, state)
                 gates = tuple(ir.Gate(alpha, k, len(choices)) for k in range(len(choices)))
                 mixed.append(
                     self.add(
@@ -529,6 +529,11 @@ class _Builder:
         support = {} if task.support is None else {"support": task.support}
         x = self.add(ir.SoftArgmin(path="head.soft_argmin", span=span, **support), x)
         self.add(ir.Output(path="disparity", span=span), x)
+
+
+def edge_owner(cell: str, node: str, state: str) -> str:
+    """Under what name the alphas of a searchable cell's edge are stored."""
+    return f"cells.{cell}.{node}.{state}"
 
 
 def neuron_fields(neuron: ast.Neuron) -> dict[str, Any]:

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from snnir.ir.build import Scope, _Builder
 
 
+def levels_after(level: int, layer: int, trellis: ast.Trellis) -> list[int]:
+    """The levels that layer `layer` may have after `level`: the next finer, the same, the next
+    coarser, as far as layers have come from the stem, which is layer -1 at level 0."""
+    reached = min(layer + 2, trellis.levels)
+    return [after for after in (level - 1, level, level + 1) if 0 <= after < reached]
+
+
+def transition_owner(backbone: str, layer: int, level: int) -> str:
+    """Under what name the betas of the transitions from `level` to layer `layer` are stored."""
+    return f"{backbone}.transitions.{layer}.level{level}"
+
+
 def build_trellis(
     builder: _Builder, trellis: ast.Trellis, scope: Scope, stem: str
 ) -> tuple[str, ...]:
@@ -37,8 +49,8 @@ def build_trellis(
                 inputs = (before.get(level), previous[k])
                 own = here / f"from{k}"
                 maps.append(builder.cell(cell, own, inputs, channels, at, trellis.span))
-                leaving = [t for t in (k - 1, k, k + 1) if t in targets]
-                owner = f"{scope.owner}.transitions.{layer}.level{k}"
+                leaving = levels_after(k, layer, trellis)
+                owner = transition_owner(scope.owner, layer, k)
                 gates.append(ir.Gate(owner, leaving.index(level), len(leaving)))
             mixed = ir.Mixed(path=f"{here.path}.mixed", gates=tuple(gates), span=trellis.span)
             current[level] = builder.add(mixed, *maps)

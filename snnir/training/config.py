@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,21 +19,19 @@ NotNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class TrainingConfig(BaseModel):
+class Descent(BaseModel):
     """Stochastic gradient descent over `epochs` passes through the training set.
 
     The loss is cross-entropy, each auxiliary head's added with the weight that the genotype gives
-    it. The defaults are the paper's for CIFAR where it gives one (method §9).
+    it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    epochs: Count = 100
+    epochs: Count
     batch_size: Count = 50
     """Samples of one step, of all processes together."""
     learning_rate: Positive = 0.025
     """At the start; it falls to 0 as half a cosine, step by step."""
-    warmup_epochs: NotNegative = 0
-    """Epochs over which the learning rate first rises linearly from 0; at most half of all."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3e-4
     gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
@@ -50,15 +49,33 @@ class TrainingConfig(BaseModel):
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
-        warmup = min(self.warmup_epochs, self.epochs / 2)
-        if progress < warmup:
-            return self.learning_rate * progress / warmup
-        fraction = (progress - warmup) / (self.epochs - warmup)
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+        return self.learning_rate * _half_cosine(progress / self.epochs)
 
     def to_toml(self) -> str:
         """A TOML text that `read_config` reads back."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+class TrainingConfig(Descent):
+    """How a network is trained. The defaults are the paper's for CIFAR where it gives one
+    (method §9)."""
+
+    epochs: Count = 100
+    warmup_epochs: NotNegative = 0
+    """Epochs over which the learning rate first rises linearly from 0; at most half of all."""
+
+    def learning_rate_at(self, progress: float) -> float:
+        warmup = min(self.warmup_epochs, self.epochs / 2)
+        if progress < warmup:
+            return self.learning_rate * progress / warmup
+        return self.learning_rate * _half_cosine((progress - warmup) / (self.epochs - warmup))
+
+
+def _half_cosine(fraction: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+
+
+D = TypeVar("D", bound=Descent)
 
 
 PRESETS: Final[dict[str, TrainingConfig]] = {
@@ -77,17 +94,17 @@ by itself). `small`: ours, for small networks on a machine without a GPU; it mir
 which suits photographs and clothes, not digits."""
 
 
-def preset(name: str) -> TrainingConfig:
+def preset(name: str, presets: Mapping[str, D] = PRESETS) -> D:
     """A preset. Raises SnnirError for an unknown name."""
-    if name not in PRESETS:
-        hint = did_you_mean(name, PRESETS)
-        expected = ", ".join(PRESETS)
+    if name not in presets:
+        hint = did_you_mean(name, presets)
+        expected = ", ".join(presets)
         raise SnnirError(f"found preset '{name}', expected one of {expected} {hint}".rstrip())
-    return PRESETS[name]
+    return presets[name]
 
 
-def read_config(path: str | Path) -> TrainingConfig:
-    """A config file; what it leaves out has its default.
+def read_config(path: str | Path, default: D) -> D:
+    """A config file; what it leaves out is as in `default`.
 
     Raises:
         SnnirError: unreadable file, unknown keys, values out of range.
@@ -96,12 +113,10 @@ def read_config(path: str | Path) -> TrainingConfig:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SnnirError(f"{path}: found no readable TOML file: {error}") from None
-    return configured(TrainingConfig(), data, where=f"{path}: ")
+    return configured(default, data, where=f"{path}: ")
 
 
-def configured(
-    config: TrainingConfig, settings: dict[str, Any], *, where: str = ""
-) -> TrainingConfig:
+def configured(config: D, settings: dict[str, Any], *, where: str = "") -> D:
     """`config` with settings in the place of its own; None changes nothing.
 
     Raises:
@@ -109,15 +124,17 @@ def configured(
     """
     given = {key: value for key, value in settings.items() if value is not None}
     try:
-        return TrainingConfig.model_validate(config.model_dump() | given)
+        return type(config).model_validate(config.model_dump() | given)
     except ValidationError as error:
-        raise SnnirError("\n".join(where + _explain(detail) for detail in error.errors())) from None
+        known = list(type(config).model_fields)
+        lines = [where + _explain(detail, known) for detail in error.errors()]
+        raise SnnirError("\n".join(lines)) from None
 
 
-def _explain(detail: Any) -> str:
+def _explain(detail: Any, known: list[str]) -> str:
     name = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(name, TrainingConfig.model_fields)
-        return f"{name}: found an unknown setting, expected one of the training's {hint}".rstrip()
+        hint = did_you_mean(name, known)
+        return f"{name}: found an unknown setting, expected one of the recipe's {hint}".rstrip()
     expected = detail["msg"].replace("Input should be", "expected a value").rstrip(".")
     return f"{name}: found {detail['input']!r}, {expected}"
