@@ -29,6 +29,17 @@ class Owner(NamedTuple):
     channels: int
 
 
+class Gate(NamedTuple):
+    """One softmax weight: of the `size` logits stored under `owner`, the one at `entry`."""
+
+    owner: str
+    entry: int
+    size: int
+
+    def parameter_shape(self) -> dict[str, Shape]:
+        return {f"{self.owner}.logits": (self.size,)}
+
+
 class Node(BaseModel):
     """A node of the graph. Subclasses are registered in `NODE_TYPES`."""
 
@@ -180,22 +191,30 @@ class Linear(WeightLayer):
 
 
 class BatchNorm(WeightLayer):
-    """Normalisation per channel, its statistics over T, N and space together (method §3)."""
+    """Normalisation per channel, its statistics over T, N and space together (method §3).
+
+    With gates, one per owner, its channels are the weighted candidates of a search: weight and bias
+    are multiplied by the gate.
+    """
 
     op = "batch_norm"
     out_channels: Positive
     eps: float = 1e-5
+    gates: tuple[Gate | None, ...] = ()
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         _expect_channels(shapes[0], self.out_channels)
         return shapes[0]
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {
+        shapes: dict[str, Shape] = {
             f"{path}.{name}": (channels,)
             for path, channels in self.owners
             for name in ("weight", "bias")
         }
+        for gate in filter(None, self.gates):
+            shapes |= gate.parameter_shape()
+        return shapes
 
     def buffer_shapes(self) -> dict[str, Shape]:
         return {
@@ -399,14 +418,6 @@ class SoftArgmin(Node):
         return shape[2:]
 
 
-class Gate(NamedTuple):
-    """One softmax weight: of the `size` logits stored under `owner`, the one at `entry`."""
-
-    owner: str
-    entry: int
-    size: int
-
-
 class Mixed(Node):
     """Candidates weighted by softmaxed logits, Σ softmax(logits)_k · x_k (paper eq. 13-16).
 
@@ -425,7 +436,7 @@ class Mixed(Node):
         return shapes[0]
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        return {f"{gate.owner}.logits": (gate.size,) for gate in self.gates}
+        return {k: v for gate in self.gates for k, v in gate.parameter_shape().items()}
 
 
 class Output(_SameDomain):

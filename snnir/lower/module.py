@@ -12,8 +12,21 @@ from torch import Tensor, nn
 
 from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Add, BatchNorm, Conv, Input, Linear, Neuron, Node, Output, Owner, Slice
+from snnir.ir.nodes import (
+    Add,
+    BatchNorm,
+    Conv,
+    Input,
+    Linear,
+    Mixed,
+    Neuron,
+    Node,
+    Output,
+    Owner,
+    Slice,
+)
 from snnir.ir.types import Domain
+from snnir.lower.gates import Gates, GateTable
 from snnir.lower.initialise import initial_weights
 from snnir.lower.operations import Flow, State, Value, compute, split
 from snnir.lower.stacking import Stacks
@@ -29,6 +42,8 @@ class SpikingModule(nn.Module):
     step) or [T, N, C, H, W] (one frame per step), an events input [T, N, C, H, W]; any N. It
     returns logits [N, classes] or disparity [T, N, H, W]; in training with auxiliary heads
     `(logits, [auxiliary logits, …])`, and for stereo the cost [T, N, D, H, W].
+
+    A search space's candidates are mixed by the softmax of the parameters named `….logits`.
 
     `module.step(x, state)` runs one step, [N, C, H, W], and returns `(output, state)`.
 
@@ -54,6 +69,7 @@ class SpikingModule(nn.Module):
             self._place(name, nn.Parameter(_tensor(weights, initial, name)))
         for name in graph.buffer_shapes():
             self._place(name, _tensor(weights, initial, name))
+        self._gates = GateTable(graph)
         self._schedule = [(node, graph.inputs(node.path)) for node in graph.nodes()]
         self._siblings = {
             part.path: parts for node in graph.nodes() for parts in [_partition(graph, node)]
@@ -86,22 +102,32 @@ class SpikingModule(nn.Module):
         state: State | None = None,
         steps: int | None = None,
         observe: Observer | None = None,
+        mixing: Mapping[str, Tensor] | None = None,
     ) -> tuple[Any, State]:
         """Run a sequence from `state` (None: at rest) and return its output and final state.
 
         `steps` is how often a frame is shown (default: the graph's). `observe(node, value)` sees
-        every value as it is made, and what it returns takes the value's place.
+        every value as it is made, and what it returns takes the value's place. `mixing` has, by
+        owner, the weights of a search's candidates in the place of the softmax of its logits; a
+        state of which every candidate weighs 0 is absent: nothing reads it.
 
         Raises:
             SnnirError: when an input's shape or number is not the graph's.
         """
-        flow = Flow(self, self._steps(inputs, steps), state or {}, {})
+        gates = Gates(self._gates, self, mixing)
+        flow = Flow(self, self._steps(inputs, steps), state or {}, {}, gates)
         values: dict[str, Value] = {}
+        absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
         given = dict(zip([n.path for n in self.graph.network_inputs], inputs, strict=True))
         for number, (node, sources) in enumerate(self._schedule):
             if not self.training and node.path not in self._head_only:
                 continue
+            if mixing is not None:
+                node, sources = _present(node, sources, absent, gates)
+                if not sources and not isinstance(node, Input):
+                    absent.add(node.path)
+                    continue
             if isinstance(node, Input):
                 value = self._input(node, given[node.path])
             elif node.path in self._siblings:
@@ -112,7 +138,7 @@ class SpikingModule(nn.Module):
                     )
                 value = values[node.path]
             else:
-                lean = observe is None and node.path in self._lean
+                lean = observe is None and mixing is None and node.path in self._lean
                 value = compute(node, flow, [values[source] for source in sources], lean=lean)
             if observe is not None:
                 value = observe(node, value)
@@ -121,7 +147,7 @@ class SpikingModule(nn.Module):
             values[node.path] = value
             for source in set(sources):
                 if self._last_read[source] == number:
-                    del values[source]
+                    values.pop(source, None)
         head, *auxiliary = [
             outputs[node.path] for node in self.graph.outputs if node.path in outputs
         ]
@@ -183,6 +209,20 @@ class SpikingModule(nn.Module):
         else:
             holder.register_buffer(leaf, tensor)
         self._places[name] = (holder, leaf)
+
+
+def _present(
+    node: Node, sources: tuple[str, ...], absent: set[str], gates: Gates
+) -> tuple[Node, tuple[str, ...]]:
+    """The node without what is absent: a sum or a mix of the rest, anything else without sources."""
+    if isinstance(node, Mixed):
+        pairs = zip(sources, node.gates, strict=True)
+        left = [(s, gate) for s, gate in pairs if s not in absent and gates.open(gate)]
+        chosen = tuple(gate for _, gate in left)
+        return node.model_copy(update={"gates": chosen}), tuple(s for s, _ in left)
+    if isinstance(node, Add):
+        return node, tuple(s for s in sources if s not in absent)
+    return node, () if absent.intersection(sources) else sources
 
 
 def _tensor(weights: Mapping[str, np.ndarray] | None, initial: Weights, name: str) -> Tensor:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnir.ir import nodes as ir
+from snnir.lower.gates import Gates
 from snnir.lower.gradients import convolve, every
 from snnir.lower.neurons import NeuronState, run_neuron
 from snnir.lower.synchronised import synchronised_batch_norm
@@ -29,12 +30,14 @@ State = dict[str, Tensor]
 
 @dataclass
 class Flow:
-    """One run: the module whose parameters are read, the number of steps, state in and out."""
+    """One run: the module whose parameters are read, the number of steps, state in and out, and
+    the weights of a search's candidates."""
 
     module: SpikingModule
     steps: int
     state: State
     new_state: State
+    gates: Gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,10 @@ def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, lean: bool = Fals
         return Value(_add(flat, lean and inputs[0].stepped == stepped), stepped)
     if isinstance(node, ir.Conv):
         return Value(_conv(node, flow.module, flat[0], spikes=lean), stepped)
+    if isinstance(node, ir.BatchNorm):
+        return Value(_batch_norm(node, flow, flat[0]), stepped)
+    if isinstance(node, ir.Mixed):
+        return Value(_mixed(node, flow, flat), stepped)
     return Value(_apply(node, flow.module, *flat), stepped)
 
 
@@ -116,12 +123,15 @@ def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
     return F.linear(x, module.stacked(node.owners, "weight"), bias)
 
 
-@_apply.register(ir.BatchNorm)
-def _batch_norm(node: ir.BatchNorm, module: SpikingModule, x: Tensor) -> Tensor:
+def _batch_norm(node: ir.BatchNorm, flow: Flow, x: Tensor) -> Tensor:
+    module = flow.module
     mean, var, weight, bias = (
         module.stacked(node.owners, name)
         for name in ("running_mean", "running_var", "weight", "bias")
     )
+    if node.gates:
+        gate = flow.gates.per_channel(node)
+        weight, bias = weight * gate, bias * gate
     momentum = module.batch_norm_momentum
     if module.training and module.synchronised:
         return synchronised_batch_norm(x, mean, var, weight, bias, momentum, node.eps)
@@ -204,11 +214,10 @@ def _soft_argmin(node: ir.SoftArgmin, module: SpikingModule, cost: Tensor) -> Te
     return (weight * (2 * index).to(cost.dtype)).sum(1) / weight.sum(1)
 
 
-@_apply.register(ir.Mixed)
-def _mixed(node: ir.Mixed, module: SpikingModule, *inputs: Tensor) -> Tensor:
+def _mixed(node: ir.Mixed, flow: Flow, inputs: list[Tensor]) -> Tensor:
     total = None
     for gate, x in zip(node.gates, inputs, strict=True):
-        weight = torch.softmax(module.parameter(f"{gate.owner}.logits"), 0)[gate.entry]
-        total = weight * x if total is None else total + weight * x
+        weight = flow.gates[gate]
+        total = weight * x if total is None else torch.addcmul(total, weight, x)
     assert total is not None
     return total

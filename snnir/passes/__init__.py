@@ -7,7 +7,9 @@ from snnir.passes.base import Pass, PassResult, run_passes
 from snnir.passes.drop_auxiliary_heads import DROP_AUXILIARY_HEADS
 from snnir.passes.drop_dead_nodes import DROP_DEAD_NODES
 from snnir.passes.drop_identities import DROP_IDENTITIES
+from snnir.passes.flatten_sums import FLATTEN_SUMS
 from snnir.passes.fold_batch_norm import FOLD_BATCH_NORM
+from snnir.passes.gate_batch_norm import GATE_BATCH_NORM
 from snnir.passes.hoist_static import HOIST_STATIC
 from snnir.passes.infer_types import INFER_DOMAINS, INFER_SHAPES
 from snnir.passes.merge_duplicates import MERGE_DUPLICATES
@@ -30,6 +32,17 @@ TRAINING: Final = (
 )
 """To a graph that trains: the same function of the same parameters, computed faster."""
 
+SEARCH: Final = (
+    *ANALYSIS,
+    *SIMPLIFICATION,
+    GATE_BATCH_NORM,
+    FLATTEN_SUMS,
+    MERGE_PARALLEL_NODES,
+    MERGE_SHARED_INPUT,
+    HOIST_STATIC,
+)
+"""To a supernet that trains: as TRAINING, with candidates weighed where that costs least."""
+
 FOLDING: Final = (
     *ANALYSIS,
     DROP_AUXILIARY_HEADS,
@@ -42,4 +55,4 @@ FOLDING: Final = (
 DEPLOYMENT: Final = (*FOLDING, MERGE_SAME_SUM, MERGE_SHARED_INPUT)
 """To the folded graph that is exported."""
 
-__all__ = ["ANALYSIS", "DEPLOYMENT", "FOLDING", "TRAINING", "Pass", "PassResult", "run_passes"]
+__all__ = ["ANALYSIS", "DEPLOYMENT", "FOLDING", "SEARCH", "TRAINING", "Pass", "PassResult", "run_passes"]

@@ -11,10 +11,10 @@ their names: the merged node lists their owners.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import BatchNorm, Conv, Slice
+from snnir.ir.nodes import BatchNorm, Conv, Gate, Slice
 from snnir.passes.base import Pass
 from snnir.passes.naming import merged_path
 from snnir.weights import Weights
@@ -62,6 +62,11 @@ def merge_shared_input(graph: Graph, weights: Weights) -> bool:
     return any(len(units) > 1 for units in groups.values())
 
 
+def gates_of(norm: BatchNorm) -> tuple[Gate | None, ...]:
+    """One per owner."""
+    return norm.gates or (None,) * len(norm.owners)
+
+
 def merge_units(graph: Graph, units: list[Unit]) -> str:
     """Add the stacked convolution and batch norm of `units`; returns the path of their result."""
     convs = [unit.conv for unit in units]
@@ -70,13 +75,15 @@ def merge_units(graph: Graph, units: list[Unit]) -> str:
     last = ""
     for parts, inputs in ((convs, graph.inputs(convs[0].path)), (norms, None)):
         if parts:
-            merged = parts[0].model_copy(
-                update={
-                    "path": merged_path([part.path for part in parts]),
-                    "out_channels": channels,
-                    "owners": tuple(owner for part in parts for owner in part.owners),
-                }
-            )
+            update: dict[str, Any] = {
+                "path": merged_path([part.path for part in parts]),
+                "out_channels": channels,
+                "owners": tuple(owner for part in parts for owner in part.owners),
+            }
+            gates = [gate for part in parts if isinstance(part, BatchNorm) for gate in gates_of(part)]
+            if any(gates):
+                update["gates"] = tuple(gates)
+            merged = parts[0].model_copy(update=update)
             last = graph.add(merged, [last] if inputs is None else inputs)
     return last
 

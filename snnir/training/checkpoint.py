@@ -43,6 +43,8 @@ class Checkpoint:
     totals: Totals = field(default_factory=Totals)
     observations: dict[str, Any] = field(default_factory=dict)
     """What `Watch` has seen in the unfinished epoch."""
+    companion: dict[str, Any] = field(default_factory=dict)
+    """What learns beside the weights (`trainer.Companion`)."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record per finished epoch."""
     seconds: float = 0.0

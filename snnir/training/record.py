@@ -35,6 +35,8 @@ class Record(BaseModel):
     """Since the run began, time in which it did not run left out."""
     finished: float
     """When the epoch was done, in seconds since 1970."""
+    scalars: dict[str, float] = {}
+    """Of what learns beside the weights, by name."""
 
     def line(self) -> str:
         """One line for a terminal."""
@@ -71,7 +73,7 @@ def _scalars(record: Record) -> dict[str, float]:
     names = ("train_loss", "train_accuracy", "loss", "accuracy", "learning_rate")
     scalars = {name: getattr(record, name) for name in (*names, "samples_per_second")}
     rates = {f"firing_rate/{path}": rate for path, rate in record.firing_rates.items()}
-    return scalars | {"firing_rate/mean": record.firing_rate} | rates
+    return scalars | {"firing_rate/mean": record.firing_rate} | rates | record.scalars
 
 
 def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:

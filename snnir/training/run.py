@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.passes import DEPLOYMENT, TRAINING, run_passes
-from snnir.training.config import TrainingConfig, configured
+from snnir.training.config import Descent, TrainingConfig, configured
 from snnir.training.evaluate import Evaluation, evaluate, onnx_predictor, torch_predictor
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
@@ -77,12 +77,13 @@ def train_network(
         if download:
             processes.first_alone(lambda: open_splits(network, data, config, download=True))
         splits = open_splits(network, data, config)
-        _refuse_batch(splits, config, processes.count)
+        refuse_batch(config, len(splits.train), "training samples", processes)
         arrays = initial_weights(network, config.seed)
         if weights is not None:
             arrays |= _read_fp32(network, weights)
         module = SpikingModule(run_passes(TRAINING, network).graph, arrays)
-        processes.first_alone(lambda: _prepare(folder, text, config, resume=resume))
+        files = {"genotype.snn": text, "config.toml": config.to_toml()}
+        processes.first_alone(lambda: prepare_folder(folder, files, resume=resume))
         trainer = Trainer(
             module, splits, config, folder, processes,
             genotype=text, data=data, workers=workers, unread=arrays,
@@ -93,13 +94,13 @@ def train_network(
             trainer.resume()
         for record in trainer.run():
             if processes.first:
-                _write_epoch(folder, trainer.history, title=f"{genotype.name} on {data}")
+                write_epoch(folder, trainer.history, title=f"{genotype.name} on {data}")
                 say(record.line())
         return _result(trainer, network, splits, processes)
 
 
 def open_splits(
-    network: Graph, data: str, config: TrainingConfig, *, download: bool = False
+    network: Graph, data: str, config: Descent, *, download: bool = False
 ) -> Splits:
     """The data set as the network takes it. Raises SnnirError where it does not fit."""
     inputs = network.network_inputs
@@ -180,22 +181,22 @@ def _buildable(genotype: Genotype) -> Graph:
     return build(genotype)
 
 
-def _refuse_batch(splits: Splits, config: TrainingConfig, processes: int) -> None:
-    found, most = config.batch_size, len(splits.train)
+def refuse_batch(config: Descent, most: int, what: str, processes: Processes) -> None:
+    """Raises SnnirError for a batch that there are not enough samples, or too many processes,
+    for."""
+    found = config.batch_size
     if found > most:
-        expected = f"at most {most}, the number of training samples"
-        raise SnnirError(f"batch_size: found {found}, expected {expected}")
-    if found < processes:
-        expected = f"at least {processes}, one sample per process"
+        raise SnnirError(f"batch_size: found {found}, expected at most {most}, the number of {what}")
+    if found < processes.count:
+        expected = f"at least {processes.count}, one sample per process"
         raise SnnirError(f"batch_size: found {found}, expected {expected}")
 
 
-def _prepare(folder: Path, genotype: str, config: TrainingConfig, *, resume: bool) -> None:
-    """Write the run's description. Raises SnnirError where another run would be lost, or there is
-    none to resume."""
-    checkpoint = folder / "checkpoint.pt"
+def prepare_folder(folder: Path, files: Mapping[str, str], *, resume: bool) -> None:
+    """Write the files that describe a run. Raises SnnirError where another run would be lost, or
+    there is none to resume."""
     if resume:
-        if not checkpoint.exists():
+        if not (folder / "checkpoint.pt").exists():
             raise SnnirError(f"{folder}: found no checkpoint.pt, expected a run to resume")
         return
     results = ("checkpoint.pt", "best.safetensors", "last.safetensors", "log.jsonl")
@@ -206,11 +207,12 @@ def _prepare(folder: Path, genotype: str, config: TrainingConfig, *, resume: boo
                 "with it, -o names another folder"
             )
     writable_folder(folder)
-    write_whole(folder / "genotype.snn", genotype)
-    write_whole(folder / "config.toml", config.to_toml())
+    for name, text in files.items():
+        write_whole(folder / name, text)
 
 
-def _write_epoch(folder: Path, history: list[Record], *, title: str) -> None:
+def write_epoch(folder: Path, history: list[Record], *, title: str) -> None:
+    """The run's epochs, for programs and for people. Raises SnnirError."""
     write_log(folder / "log.jsonl", history)
     write_tensorboard(folder / "tensorboard", history)
     write_curve(folder / "curve.svg", history, title=title)

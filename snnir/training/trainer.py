@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnir.data import Batches, Samples, Splits, batches
 from snnir.errors import CheckFailed, SnnirError
 from snnir.files import write_whole
 from snnir.lower import SpikingModule
 from snnir.training.checkpoint import Checkpoint, Totals, read_checkpoint
-from snnir.training.config import TrainingConfig
+from snnir.training.config import Descent
 from snnir.training.evaluate import Evaluation, evaluate, torch_predictor
 from snnir.training.interruption import Interruption
 from snnir.training.processes import Processes
@@ -49,6 +50,30 @@ class Progress:
     seconds_left: float
 
 
+class Companion(Protocol):
+    """What learns beside the weights, the architecture of a search say: parameters of its own, and
+    a step after each of the weights'."""
+
+    parameters: list[nn.Parameter]
+    """Which the weights' optimizer leaves alone. They require gradients in the companion's own
+    steps only."""
+
+    def begin_epoch(self, trainer: Trainer) -> None:
+        """An epoch begins, or goes on at `trainer.step`."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """The weights have made a step; the trainer counts it when this returns."""
+
+    def end_epoch(self) -> dict[str, float]:
+        """Numbers for the epoch's record, by name; what they were made of starts anew."""
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; the parameters are in the module's own state."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state()` gave. Raises KeyError, ValueError or TypeError."""
+
+
 class Trainer:
     """One run: a module, its data and config, and the folder that it fills."""
 
@@ -56,13 +81,14 @@ class Trainer:
         self,
         module: SpikingModule,
         splits: Splits,
-        config: TrainingConfig,
+        config: Descent,
         folder: Path,
         processes: Processes,
         *,
         genotype: str,
         data: str,
         unread: Weights,
+        companion: Companion | None = None,
         workers: int = 0,
         show: Callable[[Progress], None] = lambda progress: None,
         say: Callable[[str], None] = lambda line: None,
@@ -73,9 +99,12 @@ class Trainer:
         self.unread = unread
         """Weights of layers that nothing reads: not in the module, but in the network's file."""
         self.show, self.say = show, say
+        self.companion = companion
+        others = {id(p) for p in companion.parameters} if companion else set()
+        self.weights = [p for p in module.parameters() if id(p) not in others]
         self.parallel = processes.parallel(module)
         self.optimizer = torch.optim.SGD(
-            module.parameters(),
+            self.weights,
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -122,8 +151,12 @@ class Trainer:
         saved = begun = time.perf_counter()
         seen = 0
         self.module.train()
+        if self.companion:
+            self.companion.begin_epoch(self)
         for x, target in epoch:
             self._step(x, target, probe=Watch.due(self.step, steps))
+            if self.companion:
+                self.companion.after_step(self)
             self.step += 1
             seen += self.config.batch_size
             self.speed = seen / (time.perf_counter() - begun)
@@ -134,34 +167,38 @@ class Trainer:
                 saved = time.perf_counter()
 
     def _step(self, x: Tensor, target: Tensor, *, probe: bool) -> None:
-        config, device = self.config, self.processes.device
+        config = self.config
         rate = config.learning_rate_at(self.epoch + self.step / self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        x, target = x.to(device, self.dtype), target.to(device)
         self.module.observer = self.watch.observe if probe else None
-        loss, correct = self._loss(x, target)
+        loss, correct = self.loss(x, target)
         self.module.observer = None
         self.optimizer.zero_grad()
         (loss * self.processes.count).backward()  # DDP averages what is to be a sum
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.module.parameters(), config.gradient_clip or math.inf
-        )
+        norm = nn.utils.clip_grad_norm_(self.weights, config.gradient_clip or math.inf)
         if probe:
             self.watch.after_backward()
         total, right, samples = self.processes.total(float(loss.detach()), correct, len(target))
-        self._refuse_infinite({"a loss": total, "gradients of norm": float(norm)})
+        self.refuse_infinite({"a loss": total, "gradients of norm": float(norm)})
         self.optimizer.step()
         self.totals.loss += total * int(samples)
         self.totals.correct += int(right)
         self.totals.samples += int(samples)
 
-    def _loss(self, x: Tensor, target: Tensor) -> tuple[Tensor, int]:
-        """This process's part of the mean loss over the batch, and how many it has right."""
+    def loss(
+        self, x: Tensor, target: Tensor, parallel: nn.Module | None = None
+    ) -> tuple[Tensor, int]:
+        """This process's part of the mean loss over the batch, and how many it has right.
+
+        `parallel`: what runs the module in all processes, the weights' unless given.
+        """
+        device = self.processes.device
+        x, target = x.to(device, self.dtype), target.to(device)
         samples = int(self.processes.total(len(target))[0])
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16):
-            found = self.parallel(x)
+            found = (parallel or self.parallel)(x)
         logits, auxiliary = found if isinstance(found, tuple) else (found, [])
         loss = _cross_entropy(logits, target)
         for weight, extra in zip(self.auxiliary_weights, auxiliary, strict=True):
@@ -169,7 +206,8 @@ class Trainer:
         correct = int((logits.detach().argmax(1) == target).sum())
         return loss / samples, correct
 
-    def _refuse_infinite(self, numbers: dict[str, float]) -> None:
+    def refuse_infinite(self, numbers: dict[str, float]) -> None:
+        """Raises Diverged where a number is not finite."""
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise Diverged(
@@ -182,7 +220,7 @@ class Trainer:
         """Evaluate and record."""
         samples = self.splits.validation or self.splits.test
         found = self._evaluate(samples)
-        self._refuse_infinite({"an evaluation with a loss of": found.loss})
+        self.refuse_infinite({"an evaluation with a loss of": found.loss})
         totals = self.totals
         record = Record(
             epoch=self.epoch + 1,
@@ -196,6 +234,7 @@ class Trainer:
             samples_per_second=self.speed,
             seconds=self.seconds,
             finished=time.time(),
+            scalars=self.companion.end_epoch() if self.companion else {},
         )
         for line in self.watch.warnings():
             self.say(f"warning: {line}")
@@ -205,7 +244,7 @@ class Trainer:
         self.watch.start_epoch()
         if self.processes.first:
             weights = weights_bytes(self.unread | self.module.weights())
-            if record.accuracy > best:
+            if record.accuracy > best and self.companion is None:
                 write_whole(self.folder / "best.safetensors", weights)
             write_whole(self.folder / "last.safetensors", weights)
         return record
@@ -269,7 +308,7 @@ class Trainer:
         if not self.processes.first:
             return
         largest = max(float(p.detach().abs().max()) for p in self.module.parameters())
-        self._refuse_infinite({"a weight of": largest})
+        self.refuse_infinite({"a weight of": largest})
         Checkpoint(
             genotype=self.genotype,
             data=self.data,
@@ -280,6 +319,7 @@ class Trainer:
             step=self.step,
             totals=self.totals,
             observations=self.watch.state(),
+            companion=self.companion.state() if self.companion else {},
             history=[record.model_dump() for record in self.history],
             seconds=self.seconds,
         ).write(self.checkpoint_path)
@@ -297,6 +337,8 @@ class Trainer:
             self.module.load_state_dict(found.module)
             self.optimizer.load_state_dict(found.optimizer)
             self.watch.restore(found.observations)
+            if self.companion:
+                self.companion.restore(found.companion)
             self.history = [Record.model_validate(record) for record in found.history]
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             what = "found a checkpoint that does not fit this network"
