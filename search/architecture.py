@@ -72,7 +72,7 @@ def count_architectures(space: Genotype) -> int:
 
 def count_paths(trellis: ast.Trellis, layer: int = -1, level: int = 0) -> int:
     """How many ways lead from `level` of layer `layer` (-1: the stem) to the last layer."""
-    counts = {k: 1 for k in range(trellis.levels)}
+    counts = dict.fromkeys(range(trellis.levels), 1)
     for before in range(trellis.depth - 2, layer - 1, -1):
         reached = range(min(before + 2, trellis.levels))
         counts = {k: sum(counts[t] for t in levels_after(k, before + 1, trellis)) for k in reached}
@@ -112,7 +112,8 @@ def _cell(cell: ast.SearchCell, choice: CellChoice, conventions: Conventions) ->
                 ast.CellOperation(operation=operation, state=names[edge.state], b=candidate.b)
             )
         nodes.append(ast.CellNode(name=names[2 + number], operations=tuple(operations)))
-    return ast.Cell(name=cell.name, states=cell.states, mix=cell.mix, nodes=tuple(nodes))
+    mix = cell.mix if cell.mix == "spike" else None
+    return ast.Cell(name=cell.name, states=cell.states, mix=mix, nodes=tuple(nodes))
 
 
 def _skip_as_convolution(cell: ast.SearchCell) -> str:

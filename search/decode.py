@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
-from snnir.genotype import Genotype, ast
-from snnir.ir.build import edge_owner
-from snnir.ir.trellis import levels_after, transition_owner
 from snnir.search.architecture import (
     Architecture,
     CellChoice,
@@ -18,6 +14,10 @@ from snnir.search.architecture import (
     state_names,
     trellises,
 )
+
+from snnir.genotype import Genotype, ast
+from snnir.ir.build import edge_owner
+from snnir.ir.trellis import levels_after, transition_owner
 
 Logits = Mapping[str, np.ndarray]
 """alpha and beta before their softmax, by the owner that the graph names: alpha of an edge
@@ -38,10 +38,10 @@ def decode(space: Genotype, logits: Logits, conventions: Conventions = "paper") 
         name: _decode_cell(cell, logits, conventions)
         for name, cell in searchable_cells(space).items()
     }
-    paths = {
-        name: most_probable_path(trellis, transition_probabilities(name, trellis, logits, conventions))
-        for name, trellis in trellises(space).items()
-    }
+    paths = {}
+    for name, trellis in trellises(space).items():
+        probabilities = transition_probabilities(name, trellis, logits, conventions)
+        paths[name] = most_probable_path(probabilities)
     return Architecture(cells, paths)
 
 
@@ -56,14 +56,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def _decode_cell(cell: ast.SearchCell, logits: Logits, conventions: Conventions) -> CellChoice:
     names = state_names(cell)
-    counted = slice(1, None) if conventions == "authors" and len(cell.candidates) > 1 else slice(None)
+    left_out = 1 if conventions == "authors" and len(cell.candidates) > 1 else 0
     choice = []
     for number in range(cell.nodes):
         weights = [
             softmax(logits[edge_owner(cell.name, names[2 + number], state)])
             for state in names[: 2 + number]
         ]
-        strongest = sorted(range(len(weights)), key=lambda i: -weights[i][counted].max())
+        strongest = sorted(range(len(weights)), key=lambda i: -weights[i][left_out:].max())
         edges = [Edge(i, int(weights[i].argmax())) for i in strongest[: cell.keep]]
         choice.append(tuple(edges if conventions == "authors" else sorted(edges)))
     return _columns_sorted(choice) if conventions == "authors" else tuple(choice)
@@ -102,9 +102,7 @@ def transition_probabilities(
     return layers
 
 
-def most_probable_path(
-    trellis: ast.Trellis, probabilities: list[dict[tuple[int, int], float]]
-) -> tuple[int, ...]:
+def most_probable_path(probabilities: list[dict[tuple[int, int], float]]) -> tuple[int, ...]:
     """The levels of all layers whose transitions have the largest product (Viterbi 1967); of equals
     the finer level. In logarithms, so that deep trellises do not underflow."""
     scores, before = {0: 0.0}, []

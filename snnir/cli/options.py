@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from snnir.genotype import ast
+    from snnir.training import Progress
 
 Genotype = Annotated[
     str, typer.Argument(metavar="F.snn", help="A genotype file, or the name of a model in the box.")
@@ -29,6 +33,40 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="Change the genotype: classes=100, steps=4, channels=36, input=1x28x28.",
     ),
+]
+
+
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:PATH]",
+        help="cifar10, cifar100, imagenet, fashion-mnist, digits, folder:PATH, n-mnist, "
+        "dvs-gesture or cifar10-dvs, and where it lies.",
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is missing.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read and augment samples.")]
+LimitTest = Annotated[
+    int | None, typer.Option(metavar="N", help="At most N test samples, drawn at random.")
+]
+Seed = Annotated[int | None, typer.Option(help="Of weights, order and augmentation (0).")]
+Out = Annotated[
+    Path | None,
+    typer.Option("-o", "--out", metavar="DIR", help="Default: ./NAME of the network."),
+]
+Config = Annotated[
+    Path | None, typer.Option(metavar="C.toml", help="A recipe as config.toml of a run holds it.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in DIR, to the same result.")
+]
+Epochs = Annotated[int | None, typer.Option(metavar="N")]
+BatchSize = Annotated[int | None, typer.Option(metavar="N", help="Of all processes together.")]
+LearningRate = Annotated[float | None, typer.Option(metavar="X")]
+Precision = Annotated[Literal["fp32", "bf16"] | None, typer.Option()]
+LimitTrain = Annotated[
+    int | None, typer.Option(metavar="N", help="At most N training samples, drawn at random.")
 ]
 
 
@@ -53,3 +91,36 @@ def print_json(value: dict[str, Any]) -> None:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """A line that follows the training, on a terminal; elsewhere nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",
+    )
+    with bar:
+        task = bar.add_task("reading data", total=None, numbers="")
+
+        def show(now: Progress) -> None:
+            minutes, seconds = divmod(int(now.seconds_left), 60)
+            hours, minutes = divmod(minutes, 60)
+            numbers = (
+                f"loss {now.loss:.3f} accuracy {now.accuracy:.1%} firing {now.firing_rate:.3f} "
+                f"{now.samples_per_second:,.0f}/s {hours}:{minutes:02}:{seconds:02} left"
+            )
+            bar.update(
+                task, total=now.steps, completed=now.step, numbers=numbers,
+                description=f"epoch {now.epoch}",
+            )  # fmt: skip
+
+        yield show

@@ -2,86 +2,69 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from snnir.cli.app import app
 from snnir.cli.options import (
+    BatchSize,
+    Config,
+    Data,
+    Device,
+    Download,
+    Epochs,
     Genotype,
     Json,
+    LearningRate,
+    LimitTest,
+    LimitTrain,
+    Out,
+    Precision,
+    Resume,
+    Seed,
     Settings,
     Weights,
+    Workers,
     box_weights,
     parsed_genotype,
     print_json,
+    progress_bar,
     say,
 )
 from snnir.errors import SnnirError
 
 if TYPE_CHECKING:
-    from snnir.training import Progress, Trained, TrainingConfig
-
-Data = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME[:PATH]",
-        help="cifar10, cifar100, imagenet, fashion-mnist, digits, folder:PATH, n-mnist, "
-        "dvs-gesture or cifar10-dvs, and where it lies.",
-    ),
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is missing.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read and augment samples.")]
-LimitTest = Annotated[
-    int | None, typer.Option(metavar="N", help="At most N test samples, drawn at random.")
-]
-Seed = Annotated[int | None, typer.Option(help="Of weights, order and augmentation (0).")]
+    from snnir.training import Trained, TrainingConfig
 
 
 @app.command()
 def train(
     genotype: Genotype,
     data: Data,
-    out: Annotated[
-        Path | None,
-        typer.Option("-o", "--out", metavar="DIR", help="Default: ./NAME of the network."),
-    ] = None,
+    out: Out = None,
     preset: Annotated[
         str | None,
         typer.Option(metavar="P", help="cifar, imagenet: the paper's; small: a quick one."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="C.toml", help="A recipe as config.toml of a run holds it."),
-    ] = None,
+    config: Config = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights to start from. Default: seeded initial ones.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in DIR, to the same weights.")
-    ] = False,
-    epochs: Annotated[int | None, typer.Option(metavar="N")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Of all processes together.")
-    ] = None,
-    learning_rate: Annotated[float | None, typer.Option(metavar="X")] = None,
+    resume: Resume = False,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
     warmup_epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Over which the learning rate rises.")
     ] = None,
-    precision: Annotated[Literal["fp32", "bf16"] | None, typer.Option()] = None,
+    precision: Precision = None,
     validation: Annotated[
         int | None,
         typer.Option(metavar="N", help="Training samples held out, to choose the best weights on."),
     ] = None,
-    limit_train: Annotated[
-        int | None, typer.Option(metavar="N", help="At most N training samples, drawn at random.")
-    ] = None,
+    limit_train: LimitTrain = None,
     limit_test: LimitTest = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -113,7 +96,7 @@ def train(
             "seed": seed,
         },
     )
-    with _progress_bar() as show:
+    with progress_bar() as show:
         trained = train_network(
             network, data, out or Path(network.name), recipe,
             weights=weights, resume=resume, device=device, workers=workers, download=download,
@@ -205,36 +188,3 @@ def _summary(trained: Trained) -> dict[str, Any]:
         "epochs": len(trained.history),
         "seconds": trained.history[-1].seconds,
     }
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """A line that follows the training, on a terminal; elsewhere nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
-        TextColumn("{task.fields[numbers]}"),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0",
-    )
-    with bar:
-        task = bar.add_task("reading data", total=None, numbers="")
-
-        def show(now: Progress) -> None:
-            minutes, seconds = divmod(int(now.seconds_left), 60)
-            hours, minutes = divmod(minutes, 60)
-            numbers = (
-                f"loss {now.loss:.3f} accuracy {now.accuracy:.1%} firing {now.firing_rate:.3f} "
-                f"{now.samples_per_second:,.0f}/s {hours}:{minutes:02}:{seconds:02} left"
-            )
-            bar.update(
-                task, total=now.steps, completed=now.step, numbers=numbers,
-                description=f"epoch {now.epoch}",
-            )  # fmt: skip
-
-        yield show

@@ -47,15 +47,18 @@ class GateTable:
 class Gates:
     """The weights of one run: the softmax of the module's logits, or `mixing` in its place."""
 
-    def __init__(self, table: GateTable, module: SpikingModule, mixing: Mapping[str, Tensor] | None):
+    def __init__(
+        self, table: GateTable, module: SpikingModule, mixing: Mapping[str, Tensor] | None
+    ):
         self._table = table
         self._given = mixing is not None
         if not table.sizes:
             return
-        parts = [
-            torch.softmax(module.parameter(f"{owner}.logits"), 0) if mixing is None else mixing[owner]
-            for owner in table.sizes
-        ]
+        if mixing is None:
+            logits = (module.parameter(f"{owner}.logits") for owner in table.sizes)
+            parts = [torch.softmax(x, 0) for x in logits]
+        else:
+            parts = [mixing[owner] for owner in table.sizes]
         self._weights = torch.cat([*parts, parts[0].new_ones(1)])
 
     def __getitem__(self, gate: Gate) -> Tensor:

@@ -214,7 +214,7 @@ class SpikingModule(nn.Module):
 def _present(
     node: Node, sources: tuple[str, ...], absent: set[str], gates: Gates
 ) -> tuple[Node, tuple[str, ...]]:
-    """The node without what is absent: a sum or a mix of the rest, anything else without sources."""
+    """The node and its sources without what is absent; none are left of a node that is absent."""
     if isinstance(node, Mixed):
         pairs = zip(sources, node.gates, strict=True)
         left = [(s, gate) for s, gate in pairs if s not in absent and gates.open(gate)]

@@ -55,4 +55,13 @@ FOLDING: Final = (
 DEPLOYMENT: Final = (*FOLDING, MERGE_SAME_SUM, MERGE_SHARED_INPUT)
 """To the folded graph that is exported."""
 
-__all__ = ["ANALYSIS", "DEPLOYMENT", "FOLDING", "SEARCH", "TRAINING", "Pass", "PassResult", "run_passes"]
+__all__ = [
+    "ANALYSIS",
+    "DEPLOYMENT",
+    "FOLDING",
+    "SEARCH",
+    "TRAINING",
+    "Pass",
+    "PassResult",
+    "run_passes",
+]

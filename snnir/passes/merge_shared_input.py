@@ -62,7 +62,7 @@ def merge_shared_input(graph: Graph, weights: Weights) -> bool:
     return any(len(units) > 1 for units in groups.values())
 
 
-def gates_of(norm: BatchNorm) -> tuple[Gate | None, ...]:
+def _gates(norm: BatchNorm) -> tuple[Gate | None, ...]:
     """One per owner."""
     return norm.gates or (None,) * len(norm.owners)
 
@@ -80,9 +80,9 @@ def merge_units(graph: Graph, units: list[Unit]) -> str:
                 "out_channels": channels,
                 "owners": tuple(owner for part in parts for owner in part.owners),
             }
-            gates = [gate for part in parts if isinstance(part, BatchNorm) for gate in gates_of(part)]
+            gates = tuple(g for p in parts if isinstance(p, BatchNorm) for g in _gates(p))
             if any(gates):
-                update["gates"] = tuple(gates)
+                update["gates"] = gates
             merged = parts[0].model_copy(update=update)
             last = graph.add(merged, [last] if inputs is None else inputs)
     return last

@@ -99,9 +99,7 @@ def train_network(
         return _result(trainer, network, splits, processes)
 
 
-def open_splits(
-    network: Graph, data: str, config: Descent, *, download: bool = False
-) -> Splits:
+def open_splits(network: Graph, data: str, config: Descent, *, download: bool = False) -> Splits:
     """The data set as the network takes it. Raises SnnirError where it does not fit."""
     inputs = network.network_inputs
     output = infer_types(network)[network.outputs[0].path].shape or ()
@@ -186,7 +184,9 @@ def refuse_batch(config: Descent, most: int, what: str, processes: Processes) ->
     for."""
     found = config.batch_size
     if found > most:
-        raise SnnirError(f"batch_size: found {found}, expected at most {most}, the number of {what}")
+        raise SnnirError(
+            f"batch_size: found {found}, expected at most {most}, the number of {what}"
+        )
     if found < processes.count:
         expected = f"at least {processes.count}, one sample per process"
         raise SnnirError(f"batch_size: found {found}, expected {expected}")
