@@ -18,7 +18,16 @@ from snnir.ir import VerifyError, build
 from snnir.ir.text import graph_text
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import seeded_inputs
-from snnir.passes import ANALYSIS, DEPLOYMENT, FOLDING, SIMPLIFICATION, TRAINING, Pass, run_passes
+from snnir.passes import (
+    ANALYSIS,
+    DEPLOYMENT,
+    FOLDING,
+    SEARCH,
+    SIMPLIFICATION,
+    TRAINING,
+    Pass,
+    run_passes,
+)
 from snnir.passes.naming import merged_path
 
 PASSES = {
@@ -33,6 +42,8 @@ PASSES = {
         passes.MERGE_DUPLICATES,
         passes.DROP_DEAD_NODES,
         passes.MERGE_SAME_SUM,
+        passes.GATE_BATCH_NORM,
+        passes.FLATTEN_SUMS,
         passes.MERGE_PARALLEL_NODES,
         passes.MERGE_SHARED_INPUT,
         passes.HOIST_STATIC,
@@ -48,6 +59,8 @@ FIRST = {
     "merge_duplicates": (*ANALYSIS, passes.DROP_IDENTITIES),
     "drop_dead_nodes": ANALYSIS,
     "merge_same_sum": (*ANALYSIS, passes.FOLD_BATCH_NORM, passes.DROP_IDENTITIES),
+    "gate_batch_norm": (*ANALYSIS, *SIMPLIFICATION),
+    "flatten_sums": (*ANALYSIS, *SIMPLIFICATION, passes.GATE_BATCH_NORM),
     "merge_parallel_nodes": (*ANALYSIS, *SIMPLIFICATION),
     "merge_shared_input": (*ANALYSIS, *SIMPLIFICATION),
     "hoist_static": ANALYSIS,
@@ -56,7 +69,7 @@ FIRST = {
 
 
 def test_every_pass_is_tested():
-    used = {step.name for step in (*TRAINING, *DEPLOYMENT)}
+    used = {step.name for step in (*TRAINING, *SEARCH, *DEPLOYMENT)}
     assert used == set(PASSES) == set(FIRST)
 
 
@@ -70,10 +83,12 @@ def test_the_text_pair(name, golden):
     assert graph_text(before) != graph_text(after)
 
 
+NETWORKS = ("hybrid", "menu", "spikes", "small_stereo")
+SPACES = ("small_space", "small_spike_space", "small_trellis", "small_stereo_space")
 CASES = [
     (name, network)
     for name in PASSES
-    for network in ("hybrid", "menu", "spikes", "small_stereo")
+    for network in (SPACES if name in ("gate_batch_norm", "flatten_sums") else NETWORKS)
     if name not in ("infer_shapes", "infer_domains", "drop_dead_nodes")
 ]
 
@@ -94,6 +109,8 @@ def test_execution_before_and_after(name, network):
         "merge_duplicates": ("spikes",),
         "merge_parallel_nodes": ("hybrid", "menu", "small_stereo"),
         "merge_same_sum": ("spikes",),
+        "gate_batch_norm": ("small_spike_space",),
+        "flatten_sums": ("small_spike_space",),
     }
     assert bool(after.modified) == (network not in unchanged.get(name, ()))
     output, spikes = run_recorded(before.graph, before.weights, inputs)
@@ -145,17 +162,25 @@ def test_later_annotations_win():
     assert graph["trunk.layers.1.n1.neuron"].tau == 0.6
 
 
-@pytest.mark.parametrize("network", ["hybrid", "menu", "spikes", "small_stereo"])
-def test_merging_is_exact_in_training(network):
-    """Outputs, gradients and running statistics in training mode, merged and not."""
+MERGES = [
+    *((network, passes.MERGE_SHARED_INPUT) for network in NETWORKS),
+    *((space, *SEARCH[len(ANALYSIS) + len(SIMPLIFICATION) : -1]) for space in SPACES),
+]
+
+
+@pytest.mark.parametrize(("network", "merges"), [(n, m) for n, *m in MERGES])
+def test_merging_is_exact_in_training(network, merges):
+    """Outputs, gradients (a search's alpha and beta too) and running statistics in training mode,
+    merged and not."""
     graph, weights, _ = calibrated(network)
     weights = as_float64(weights)
+    rng = np.random.default_rng(0)
+    for name in weights:
+        if name.endswith(".logits"):
+            weights[name] = rng.normal(size=weights[name].shape)
     inputs = seeded_inputs(graph, 7, 3)
     results = []
-    for pipeline in (
-        (*ANALYSIS, *SIMPLIFICATION),
-        (*ANALYSIS, *SIMPLIFICATION, passes.MERGE_SHARED_INPUT),
-    ):
+    for pipeline in ((*ANALYSIS, *SIMPLIFICATION), (*ANALYSIS, *SIMPLIFICATION, *merges)):
         result = run_passes(pipeline, graph, weights)
         module = SpikingModule(result.graph, result.weights)
         output = module(*(torch.from_numpy(x.astype(np.float64)) for x in inputs))
