@@ -32,8 +32,6 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from snnir.search import genotype_of
-from snnir.search.sampling import random_architecture
 
 from snnir import models
 from snnir.analysis.counts import layers, parameter_count
@@ -44,16 +42,18 @@ from snnir.genotype import parse, print_genotype, retarget
 from snnir.ir import build
 from snnir.lower.initialise import initial_weights
 from snnir.passes import FOLDING, run_passes
+from snnir.search import genotype_of
+from snnir.search.sampling import random_architecture
 from snnir.source import Source, read_source
 from snnir.weights import read_weights
 
 SEARCH = (
-    "--preset", "small", "--epochs", "6", "--warmup-epochs", "2", "--batch-size", "50",
-    "--limit-train", "5000",
+    "--preset", "small", "--epochs", "5", "--warmup-epochs", "1", "--batch-size", "50",
+    "--limit-train", "4000",
 )  # fmt: skip
 TRAIN = (
-    "--preset", "small", "--epochs", "6", "--batch-size", "50", "--precision", "bf16",
-    "--limit-train", "8000", "--validation", "500",
+    "--preset", "small", "--epochs", "5", "--batch-size", "50", "--precision", "bf16",
+    "--limit-train", "6000", "--validation", "500",
 )  # fmt: skip
 SEEDS = (0, 1, 2)
 RANDOM_GENOTYPES = 6

@@ -25,9 +25,9 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
-from snnir.export.onnx import Form
 from torch import Tensor
 
+from snnir.export.onnx import Form
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import (
     AdaptiveAveragePool,

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from snnir.search.config import SearchConfig
-from snnir.search.decode import softmax
 from torch import Tensor, nn
 
 from snnir.data import Samples, batches
 from snnir.lower import SpikingModule
+from snnir.search.config import SearchConfig
+from snnir.search.decode import softmax
 from snnir.training.checkpoint import Totals
 from snnir.training.processes import Processes
 from snnir.training.trainer import Trainer

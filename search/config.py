@@ -47,6 +47,9 @@ PRESETS: Final[dict[str, SearchConfig]] = {
         batch_size=100,
         learning_rate=0.1,
         architecture_learning_rate=0.01,
+        trial_epochs=2,
+        population=6,
+        tournament=3,
         augmentation=Augmentation(crop_padding=2, flip=True),
     ),
 }

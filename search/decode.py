@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
+from snnir.genotype import Genotype, ast
+from snnir.ir.build import edge_owner
+from snnir.ir.trellis import levels_after, transition_owner
 from snnir.search.architecture import (
     Architecture,
     CellChoice,
@@ -14,10 +18,6 @@ from snnir.search.architecture import (
     state_names,
     trellises,
 )
-
-from snnir.genotype import Genotype, ast
-from snnir.ir.build import edge_owner
-from snnir.ir.trellis import levels_after, transition_owner
 
 Logits = Mapping[str, np.ndarray]
 """alpha and beta before their softmax, by the owner that the graph names: alpha of an edge

@@ -7,13 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from snnir.search.architecture import Conventions, count_architectures, genotype_of
-from snnir.search.baselines import Trial, best, run_baseline
-from snnir.search.bilevel import BilevelSearch, halve
-from snnir.search.config import SearchConfig
-from snnir.search.decode import decode
-from snnir.search.page import render_search
-
 from snnir.analysis.draw import draw
 from snnir.data import Samples, Splits
 from snnir.errors import SnnirError
@@ -26,6 +19,12 @@ from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.passes import SEARCH, run_passes
+from snnir.search.architecture import Conventions, count_architectures, genotype_of
+from snnir.search.baselines import Trial, best, run_baseline
+from snnir.search.bilevel import BilevelSearch, halve
+from snnir.search.config import SearchConfig
+from snnir.search.decode import decode
+from snnir.search.page import render_search
 from snnir.source import Source
 from snnir.training.processes import joined_processes
 from snnir.training.record import Record

@@ -97,7 +97,9 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_best_and_last_weights_are_what_the_log_says(trained):
     result, _ = trained
     network = build(digits_network())
-    splits = open_splits(network, "digits", read_config(result.folder / "config.toml", TrainingConfig()))
+    splits = open_splits(
+        network, "digits", read_config(result.folder / "config.toml", TrainingConfig())
+    )
     predict = torch_predictor(deploy(network, result.folder / "best.safetensors"), CPU)
     found = evaluate(predict, batches(splits.validation, 40, seed=0))
     assert found.accuracy == pytest.approx(result.best.accuracy, abs=0.01)
@@ -158,17 +160,17 @@ def test_the_python_function(tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_toml(name, tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text(preset(name).to_toml())
-    assert read_config(path, TrainingConfig()) == preset(name)
+    path.write_text(preset(name, PRESETS).to_toml())
+    assert read_config(path, TrainingConfig()) == preset(name, PRESETS)
 
 
 def test_the_papers_recipe():
     """method §9: 100 epochs, batch 50, SGD 0.9, cosine from 0.025, weight decay 3e-4, clip 5."""
-    found = preset("cifar")
+    found = preset("cifar", PRESETS)
     assert (found.epochs, found.batch_size, found.momentum) == (100, 50, 0.9)
     assert (found.learning_rate, found.weight_decay, found.gradient_clip) == (0.025, 3e-4, 5)
     assert found.augmentation == Augmentation(crop_padding=4, flip=True, cutout=16)
-    assert preset("imagenet").batch_size == 160
+    assert preset("imagenet", PRESETS).batch_size == 160
 
 
 def test_the_learning_rate_is_half_a_cosine_after_the_warm_up():
@@ -202,7 +204,7 @@ def test_bad_settings(settings, message):
 
 def test_bad_config_files(tmp_path):
     with pytest.raises(SnnirError, match=r"found preset 'cifra', expected one of .*'cifar'"):
-        preset("cifra")
+        preset("cifra", PRESETS)
     path = tmp_path / "c.toml"
     with pytest.raises(SnnirError, match="found no readable TOML"):
         read_config(path, TrainingConfig())

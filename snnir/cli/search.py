@@ -135,7 +135,9 @@ def _recipe(preset: str | None, config: Path | None) -> SearchConfig:
         raise SnnirError("found --preset and --config, expected one of them")
     if config is not None:
         return training.read_config(config, package.SearchConfig())
-    return package.SearchConfig() if preset is None else training.preset(preset, package.PRESETS)
+    if preset is not None:
+        return training.preset(preset, package.PRESETS)
+    return package.SearchConfig()
 
 
 def _summary(found: Searched) -> dict[str, Any]:

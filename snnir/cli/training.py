@@ -173,7 +173,9 @@ def _recipe(preset: str | None, config: Path | None) -> TrainingConfig:
         raise SnnirError("found --preset and --config, expected one of them")
     if config is not None:
         return training.read_config(config, training.TrainingConfig())
-    return training.TrainingConfig() if preset is None else training.preset(preset)
+    if preset is not None:
+        return training.preset(preset, training.PRESETS)
+    return training.TrainingConfig()
 
 
 def _summary(trained: Trained) -> dict[str, Any]:

@@ -439,7 +439,7 @@ class _Builder:
                 edge = here / state
                 choices = []
                 for c in cell.candidates:
-                    label = c.operation if c.b is None else f"{c.operation}_b{c.b:g}"
+                    label = candidate_label(c.operation, c.b)
                     y = self.operation(edge / label, c.operation, x, channels, c.span)
                     if cell.mix == "spike":
                         y = self.neuron(f"{edge.path}.{label}.neuron", y, c.span, b=c.b)
@@ -529,6 +529,11 @@ class _Builder:
         support = {} if task.support is None else {"support": task.support}
         x = self.add(ir.SoftArgmin(path="head.soft_argmin", span=span, **support), x)
         self.add(ir.Output(path="disparity", span=span), x)
+
+
+def candidate_label(operation: str, b: float | None) -> str:
+    """What a candidate's path is called within its edge's."""
+    return operation if b is None else f"{operation}_b{b:g}"
 
 
 def edge_owner(cell: str, node: str, state: str) -> str:

@@ -94,8 +94,8 @@ by itself). `small`: ours, for small networks on a machine without a GPU; it mir
 which suits photographs and clothes, not digits."""
 
 
-def preset(name: str, presets: Mapping[str, D] = PRESETS) -> D:
-    """A preset. Raises SnnirError for an unknown name."""
+def preset(name: str, presets: Mapping[str, D]) -> D:
+    """A preset by name. Raises SnnirError for an unknown one."""
     if name not in presets:
         hint = did_you_mean(name, presets)
         expected = ", ".join(presets)
