@@ -10,11 +10,10 @@ from html import escape
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from snnir import __version__
 from snnir.analysis.counts import parameter_count
 from snnir.analysis.draw import MARGIN, Canvas, draw
+from snnir.analysis.page import html_pages
 from snnir.genotype import Genotype, ast, print_genotype
 from snnir.ir.build import build, edge_owner
 from snnir.ir.trellis import levels_after, transition_owner
@@ -50,19 +49,12 @@ def render_search(
 
     `found` is an architecture of `space`, decoded by the `conventions`.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("snnir.search", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
-    environment.filters["count"] = _count
-    environment.filters["duration"] = _duration
+    pages = html_pages("snnir.search")
+    pages.filters["count"] = _count
+    pages.filters["duration"] = _duration
     weights = _weights(history[-1]) if history else {}
     ranking = sorted(trials, key=lambda trial: -trial.accuracy)
-    return environment.get_template("search.html.j2").render(
+    return pages.get_template("search.html.j2").render(
         version=__version__,
         space=space,
         found=found,

@@ -487,6 +487,22 @@ def test_bf16_searches_too(tmp_path):
     assert found.history[1].scalars["entropy/alpha"] < 1
 
 
+@pytest.mark.parametrize("method", ["random", "evolution"])
+def test_a_baseline_writes_what_a_search_does(tmp_path, method):
+    fields = {"method": method, "trials": 3, "trial_epochs": 1, "population": 2, "tournament": 2}
+    config = CONFIG.model_copy(update=fields)
+    found = digits_search(tmp_path / "run", config, channels=4).run()
+    folder = tmp_path / "run"
+    best = max(found.trials, key=lambda trial: trial.accuracy)
+    text = (folder / "genotype.snn").read_text()
+    assert text.startswith(f"# Found in digits_space by {method} on digits, seed 3, trial ")
+    assert parse(text) == found.genotype
+    assert found.genotype.cells == parse(best.genotype).cells
+    assert found.genotype.backbones["trunk"].layers.channels == 4
+    assert "<table" in (folder / "search.html").read_text()
+    assert len((folder / "trials.jsonl").read_text().splitlines()) == 3
+
+
 # --- interruption -----------------------------------------------------------------------------
 
 COMMAND = (

@@ -9,13 +9,19 @@ import jinja2
 
 def render_page(report: dict[str, Any], drawing: str) -> str:
     """Fill report.html.j2 with a report and the network's SVG."""
+    pages = html_pages("snnir.analysis")
+    pages.filters["short"] = lambda number: f"{number:.3g}"
+    return pages.get_template("report.html.j2").render(report=report, drawing=drawing)
+
+
+def html_pages(package: str) -> jinja2.Environment:
+    """The HTML templates of a package."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("snnir.analysis", ""),
+        loader=jinja2.PackageLoader(package, ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
-    environment.filters["short"] = lambda number: f"{number:.3g}"
-    return environment.get_template("report.html.j2").render(report=report, drawing=drawing)
+    return environment
