@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import as_float64, assert_all_fire, calibrated, genotype, run_recorded
 
 import snnir
@@ -217,6 +218,27 @@ def test_convolutions_of_spikes_have_the_gradients_of_torch(dims, groups):
         results.append([y.detach(), *(t.grad for t in tensors)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_convolutions_with_frozen_weights_have_the_gradients_of_torch(dims):
+    """Of real inputs too; and nothing of the input is kept."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, *[6] * dims, dtype=torch.float64)
+    weight = torch.randn(6, 4, *[3] * dims, dtype=torch.float64)
+    saved = []
+    results = []
+    for function in (convolve, F.conv2d if dims == 2 else F.conv3d):
+        a, bias = x.clone().requires_grad_(), torch.zeros(6, dtype=torch.float64).requires_grad_()
+        rest = (1,) if function is convolve else (1, 1)
+        y = function(a, weight, bias, (2,) * dims, (1,) * dims, *rest)
+        if function is convolve:
+            saved = [t.shape for t in y.grad_fn.saved_tensors]
+        y.square().sum().backward()
+        results.append([y.detach(), a.grad, bias.grad])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-13)
+    assert saved == [weight.shape]
 
 
 def test_convolutions_of_spikes_under_autocast():

@@ -24,9 +24,9 @@ def convolve(
     spikes: bool = False,
 ) -> Tensor:
     """A convolution over the last two or three dimensions; with `spikes`, x must be 0 or 1."""
-    if spikes and torch.is_grad_enabled() and weight.requires_grad:
+    if torch.is_grad_enabled() and (spikes or not weight.requires_grad):
         tensors = _as_autocast(x, weight, bias)
-        return _SpikeConvolution.apply(*tensors, stride, padding, groups)
+        return _LeanConvolution.apply(*tensors, stride, padding, groups)
     function: Callable[..., Tensor] = F.conv2d if len(stride) == 2 else F.conv3d
     return function(x, weight, bias, stride, padding, 1, groups)
 
@@ -40,8 +40,9 @@ def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     return [x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors]
 
 
-class _SpikeConvolution(torch.autograd.Function):
-    """A convolution that keeps its spikes as bytes: a quarter of the memory until the gradient."""
+class _LeanConvolution(torch.autograd.Function):
+    """A convolution of spikes, kept as bytes, a quarter of the memory until the gradient; or one
+    with frozen weights, of whose input nothing is kept (torch's own keeps it)."""
 
     @staticmethod
     def forward(
@@ -53,7 +54,8 @@ class _SpikeConvolution(torch.autograd.Function):
         padding: Sizes,
         groups: int,
     ) -> Tensor:
-        ctx.save_for_backward(x.to(torch.int8), weight)
+        ctx.save_for_backward(weight, *([x.to(torch.int8)] if ctx.needs_input_grad[1] else []))
+        ctx.like = torch.empty_like(x, device="meta")
         ctx.bias = None if bias is None else [len(weight)]
         ctx.geometry = stride, padding, [1] * len(stride), False, [0] * len(stride), groups
         return convolve(x, weight, bias, stride, padding, groups)
@@ -61,11 +63,14 @@ class _SpikeConvolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kept, weight = ctx.saved_tensors
-        spikes = kept.to(weight.dtype)
+        weight, *kept = ctx.saved_tensors
+        if kept:
+            x = kept[0].to(weight.dtype)
+        else:  # its shape is all that is read
+            x = torch.empty_like(ctx.like, device=weight.device)
         wanted = ctx.needs_input_grad[:3]
         gradients = torch.ops.aten.convolution_backward(
-            gradient, spikes, weight, ctx.bias, *ctx.geometry, wanted
+            gradient, x, weight, ctx.bias, *ctx.geometry, wanted
         )
         return *gradients, None, None, None
 
