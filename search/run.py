@@ -164,7 +164,7 @@ class Search:
         return {"space.snn": print_genotype(self.space), "config.toml": self.config.to_toml()}
 
     def _decoded(self, search: BilevelSearch) -> Genotype:
-        architecture = decode(self.space, search.arrays(), self.conventions)
+        architecture = decode(self.space, search.relaxation.arrays(), self.conventions)
         return self._widened(genotype_of(self.space, architecture, self.conventions))
 
     def _widened(self, found: Genotype) -> Genotype:

@@ -437,12 +437,12 @@ def test_the_halves_are_disjoint_equal_and_seeded():
 class Steps(BilevelSearch):
     """Notes what each half of a bi-level step changes."""
 
-    def after_step(self, trainer):
-        weights = [p for n, p in self.module.named_parameters() if not n.endswith(".logits")]
+    def after_step(self, trainer, x, target):
+        weights = [p for n, p in trainer.module.named_parameters() if not n.endswith(".logits")]
         before = [p.detach().clone() for p in weights]
         logits = [p.detach().clone() for p in self.parameters]
         momentum = [trainer.optimizer.state[p]["momentum_buffer"].clone() for p in weights]
-        super().after_step(trainer)
+        super().after_step(trainer, x, target)
         assert all(map(torch.equal, before, weights)), "the architecture's step moved weights"
         after = [trainer.optimizer.state[p]["momentum_buffer"] for p in weights]
         assert all(map(torch.equal, momentum, after))
@@ -581,7 +581,7 @@ losses = []
 with joined_processes("cpu") as processes:
     search = BilevelSearch(module, halves.b, config, processes)
     def note(progress):
-        losses.append([progress.loss, search._totals.loss])
+        losses.append([progress.loss, search.relaxation.totals.loss])
     trainer = Trainer(module, Splits(halves.a, None, halves.b, splits.classes), config,
                       Path(sys.argv[2]), processes, genotype=text, data="digits", unread={},
                       companion=search, show=note)

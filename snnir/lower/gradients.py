@@ -64,10 +64,8 @@ class _LeanConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
-        if kept:
-            x = kept[0].to(weight.dtype)
-        else:  # its shape is all that is read
-            x = torch.empty_like(ctx.like, device=weight.device)
+        # frozen weights need no more than its shape
+        x = kept[0].to(weight.dtype) if kept else torch.empty_like(ctx.like, device=weight.device)
         wanted = ctx.needs_input_grad[:3]
         gradients = torch.ops.aten.convolution_backward(
             gradient, x, weight, ctx.bias, *ctx.geometry, wanted

@@ -55,7 +55,6 @@ class SpikingModule(nn.Module):
         self, graph: Graph, weights: Mapping[str, np.ndarray] | None = None, *, seed: int = 0
     ):
         super().__init__()
-        self.graph = graph
         self.batch_norm_momentum = 0.1
         """Share of a batch's statistics in the running ones (torch's default)."""
         self.synchronised = False
@@ -69,6 +68,17 @@ class SpikingModule(nn.Module):
             self._place(name, nn.Parameter(_tensor(weights, initial, name)))
         for name in graph.buffer_shapes():
             self._place(name, _tensor(weights, initial, name))
+        self.follow(graph)
+
+    def follow(self, graph: Graph) -> None:
+        """Compute another graph from now on, one with the same parameters (other neurons, say).
+
+        Raises:
+            ValueError: for a graph that has other parameters.
+        """
+        if self._places.keys() != graph.parameter_shapes().keys() | graph.buffer_shapes().keys():
+            raise ValueError("found a graph of other parameters, expected the module's own")
+        self.graph = graph
         self._gates = GateTable(graph)
         self._schedule = [(node, graph.inputs(node.path)) for node in graph.nodes()]
         self._siblings = {

@@ -32,8 +32,7 @@ TRAINING: Final = (
 )
 """To a graph that trains: the same function of the same parameters, computed faster."""
 
-SEARCH: Final = (
-    *ANALYSIS,
+STACKING: Final = (
     *SIMPLIFICATION,
     GATE_BATCH_NORM,
     FLATTEN_SUMS,
@@ -41,7 +40,10 @@ SEARCH: Final = (
     MERGE_SHARED_INPUT,
     HOIST_STATIC,
 )
-"""To a supernet that trains: as TRAINING, with candidates weighed where that costs least."""
+"""What makes a graph with mixed nodes fast: candidates weighed where that costs least."""
+
+SEARCH: Final = (*ANALYSIS, *STACKING)
+"""To a supernet that trains."""
 
 FOLDING: Final = (
     *ANALYSIS,
@@ -60,6 +62,7 @@ __all__ = [
     "DEPLOYMENT",
     "FOLDING",
     "SEARCH",
+    "STACKING",
     "TRAINING",
     "Pass",
     "PassResult",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 
 from snnir.errors import Diagnostic, GenotypeError, did_you_mean
 from snnir.genotype.ast import Annotation
@@ -21,13 +22,17 @@ from snnir.source import Source
 from snnir.weights import Weights
 
 
+def owner_path(path: str) -> str:
+    """A path without what its backbone is applied to: `feature(left).stem.0` -> `feature.stem.0`."""
+    return re.sub(r"\([^.]*\)(?=\.)", "", path)
+
+
 def language_path(neuron_path: str) -> str:
     """A neuron's path in the language: `trunk.layers.3.n1.neuron` -> `trunk.layers[3].n1`.
 
     Every application of a backbone goes by its name: `feature(left).stem.0` -> `feature.stem[0]`.
     """
-    bare = re.sub(r"\([^.]*\)(?=\.)", "", neuron_path)
-    indexed = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", bare)
+    indexed = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", owner_path(neuron_path))
     return indexed.removesuffix(".neuron") if indexed != "head.neuron" else indexed
 
 
@@ -38,7 +43,7 @@ def apply_annotations(graph: Graph, weights: Weights) -> bool:
     wrong: list[Diagnostic] = []
     modified = False
     for annotation in graph.annotations:
-        matched = [p for path in _matching(annotation.path, by_path) for p in by_path[path]]
+        matched = [p for path in matching(annotation.path, by_path) for p in by_path[path]]
         if not matched:
             known = [p for p in by_path if p.count(".") == annotation.path.count(".")]
             message = f"found '{annotation.path}', which matches no neuron of the network"
@@ -66,7 +71,8 @@ def apply_annotations(graph: Graph, weights: Weights) -> bool:
     return modified
 
 
-def _matching(pattern: str, paths: dict[str, list[str]]) -> list[str]:
+def matching(pattern: str, paths: Iterable[str]) -> list[str]:
+    """Which of some neurons' language paths an annotation's path means."""
     if "*" not in pattern:
         return [p for p in (pattern, pattern.removesuffix(".neuron")) if p in paths][:1]
     regex = re.escape(pattern).replace(r"\[\*\]", r"\[\d+\]").replace(r"\.\*", r"\.[^.\[]+")

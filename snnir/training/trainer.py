@@ -61,8 +61,8 @@ class Companion(Protocol):
     def begin_epoch(self, trainer: Trainer) -> None:
         """An epoch begins, or goes on at `trainer.step`."""
 
-    def after_step(self, trainer: Trainer) -> None:
-        """The weights have made a step; the trainer counts it when this returns."""
+    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+        """The weights have made a step on this batch; the trainer counts it when this returns."""
 
     def end_epoch(self) -> dict[str, float]:
         """Numbers for the epoch's record, by name; what they were made of starts anew."""
@@ -156,7 +156,7 @@ class Trainer:
         for x, target in epoch:
             self._step(x, target, probe=Watch.due(self.step, steps))
             if self.companion:
-                self.companion.after_step(self)
+                self.companion.after_step(self, x, target)
             self.step += 1
             seen += self.config.batch_size
             self.speed = seen / (time.perf_counter() - begun)
