@@ -47,6 +47,8 @@ def halve(samples: Samples, seed: int) -> Halves:
 class BilevelSearch:
     """alpha and beta of a supernet, which step on half B, and what they have come to."""
 
+    keeps_best = False
+
     def __init__(
         self,
         module: SpikingModule,

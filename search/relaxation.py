@@ -92,7 +92,7 @@ class Relaxation:
         return {owner: p.detach().cpu().double().numpy() for owner, p in self.logits.items()}
 
     def scalars(self) -> dict[str, float]:
-        """Of the epoch: these steps' loss and accuracy, whose sums restart; every softmax weight."""
+        """Of the epoch: these steps' loss and accuracy, summed anew; every softmax weight."""
         found = {}
         if self.totals.samples:
             found["architecture/loss"] = self.totals.loss / self.totals.samples

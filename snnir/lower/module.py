@@ -91,6 +91,13 @@ class SpikingModule(nn.Module):
             source: number for number, (_, inputs) in enumerate(self._schedule) for source in inputs
         }
 
+    def share(self, other: SpikingModule) -> None:
+        """Take `other`'s parameters and running statistics for those of the same name: one tensor
+        for both from then on."""
+        for name in self._places.keys() & other._places.keys():
+            holder, leaf = self._places[name]
+            setattr(holder, leaf, other.parameter(name))
+
     def forward(self, *inputs: Tensor) -> Any:
         return self.run(*inputs, observe=self.observer)[0]
 

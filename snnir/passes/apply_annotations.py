@@ -23,7 +23,7 @@ from snnir.weights import Weights
 
 
 def owner_path(path: str) -> str:
-    """A path without what its backbone is applied to: `feature(left).stem.0` -> `feature.stem.0`."""
+    """A path without what its backbone reads: `feature(left).stem.0` -> `feature.stem.0`."""
     return re.sub(r"\([^.]*\)(?=\.)", "", path)
 
 

@@ -80,7 +80,7 @@ def train_network(
         refuse_batch(config, len(splits.train), "training samples", processes)
         arrays = initial_weights(network, config.seed)
         if weights is not None:
-            arrays |= _read_fp32(network, weights)
+            arrays |= read_fp32(network, weights)
         module = SpikingModule(run_passes(TRAINING, network).graph, arrays)
         files = {"genotype.snn": text, "config.toml": config.to_toml()}
         processes.first_alone(lambda: prepare_folder(folder, files, resume=resume))
@@ -158,12 +158,12 @@ def evaluate_network(
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
     """The folded network with trained weights, evaluating, in fp32. Raises SnnirError."""
-    given = initial_weights(network, 0) | _read_fp32(network, weights)
+    given = initial_weights(network, 0) | read_fp32(network, weights)
     result = run_passes(DEPLOYMENT, network, given)
     return SpikingModule(result.graph, result.weights).eval()
 
 
-def _read_fp32(network: Graph, weights: str | Path) -> Weights:
+def read_fp32(network: Graph, weights: str | Path) -> Weights:
     """Weights of the network, whatever precision the file has. Raises SnnirError."""
     arrays = read_weights(weights, network)
     return {name: array.astype("float32") for name, array in arrays.items()}

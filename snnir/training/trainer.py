@@ -54,6 +54,8 @@ class Companion(Protocol):
     """What learns beside the weights, the architecture of a search say: parameters of its own, and
     a step after each of the weights'."""
 
+    keeps_best: bool
+    """Whether the module is a network whose best weights are worth a file of their own."""
     parameters: list[nn.Parameter]
     """Which the weights' optimizer leaves alone. They require gradients in the companion's own
     steps only."""
@@ -161,7 +163,7 @@ class Trainer:
             seen += self.config.batch_size
             self.speed = seen / (time.perf_counter() - begun)
             self.show(self._progress())
-            self._stop_if_interrupted()
+            self.stop_if_interrupted()
             if time.perf_counter() - saved > CHECKPOINT_SECONDS:
                 self.save()
                 saved = time.perf_counter()
@@ -244,7 +246,7 @@ class Trainer:
         self.watch.start_epoch()
         if self.processes.first:
             weights = weights_bytes(self.unread | self.module.weights())
-            if record.accuracy > best and self.companion is None:
+            if record.accuracy > best and (self.companion is None or self.companion.keeps_best):
                 write_whole(self.folder / "best.safetensors", weights)
             write_whole(self.folder / "last.safetensors", weights)
         return record
@@ -255,7 +257,7 @@ class Trainer:
             torch_predictor(self.module, self.processes.device, bf16=bf16),
             self._batches(samples, train=False),
             total=self.processes.total,
-            after_batch=self._stop_if_interrupted,
+            after_batch=self.stop_if_interrupted,
         )
 
     # --- data -------------------------------------------------------------------------------
@@ -346,7 +348,8 @@ class Trainer:
         self.epoch, self.step, self.totals = found.epoch, found.step, found.totals
         self.seconds_before = found.seconds
 
-    def _stop_if_interrupted(self) -> None:
+    def stop_if_interrupted(self) -> None:
+        """Save and raise KeyboardInterrupt if the run is to end."""
         if self.processes.any(self.interruption.noted):
             self.save()
             where = f"epoch {self.epoch + 1}, step {self.step} of {self.steps_per_epoch}"

@@ -1,0 +1,211 @@
+"""What `snnir tune` does, as a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from snnir.errors import SnnirError
+from snnir.files import write_whole
+from snnir.genotype import Genotype, ast, print_genotype
+from snnir.genotype.ast import NeuronKind
+from snnir.ir import build
+from snnir.ir.graph import Graph
+from snnir.lower import SpikingModule
+from snnir.lower.initialise import initial_weights
+from snnir.lower.memory import keep_freed_memory
+from snnir.search.dgs import SurrogateSearch
+from snnir.search.hns import HybridSearch
+from snnir.search.neurons import Targets, annotate, tunable
+from snnir.search.tps import LARGEST_TAU, TemporalParameterSearch
+from snnir.search.tune_config import TuneConfig
+from snnir.training.processes import Processes, joined_processes
+from snnir.training.record import Record
+from snnir.training.run import (
+    Trained,
+    open_splits,
+    prepare_folder,
+    read_fp32,
+    refuse_batch,
+    train_network,
+    write_epoch,
+)
+from snnir.training.trainer import Companion, Progress, Trainer
+
+RANDOM_TAU = 6
+"""Seeds the generator of random time constants; `snnir.data.samples`, `bilevel` and `baselines`
+have the numbers before."""
+
+SPIKING: tuple[NeuronKind, ...] = ("if", "lif", "alif", "binary")
+KINDS: tuple[NeuronKind, ...] = (*SPIKING, "relu")
+
+Say = Callable[[str], None]
+
+
+class NeuronSearch(Companion, Protocol):
+    """A search over the neurons of a network."""
+
+    @property
+    def graph(self) -> Graph:
+        """The network with its neurons' candidates."""
+
+    def start(self, module: SpikingModule, processes: Processes) -> None:
+        """Begin with a module of `graph`."""
+
+    def annotations(self) -> list[ast.Annotation]:
+        """What has been found, in the language."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning came to."""
+
+    folder: Path
+    genotype: Genotype
+    """As genotype.snn of the folder has it."""
+    history: Sequence[Record] = ()
+    """Of the search, a record per epoch."""
+    retrained: Trained | None = None
+    first: bool = True
+    """Whether this process is the first of those that torchrun started: the one that speaks."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A network whose neurons are tuned, the data and recipe, and where the result goes."""
+
+    genotype: Genotype
+    data: str
+    config: TuneConfig
+    folder: Path
+
+    def run(
+        self,
+        *,
+        weights: str | Path | None = None,
+        resume: bool = False,
+        device: str = "auto",
+        workers: int = 0,
+        download: bool = False,
+        show: Callable[[Progress], None] = lambda progress: None,
+        say: Say = lambda line: None,
+    ) -> Tuned:
+        """Tune, and leave in `folder`: genotype.snn, the genotype with what was found so far in its
+        `annotate` block; base.snn, config.toml, and in `retrain` the run that trains it (see
+        `snnir.training.train_network`); of a search also checkpoint.pt, log.jsonl, curve.svg,
+        tensorboard/ and last.safetensors (with the candidates' logits).
+
+        `weights`: what the search and the retraining start from, seeded initial ones when None.
+
+        Raises:
+            SnnirError: nothing to tune, data, weights or config that do not fit, another run's
+                folder.
+            KeyboardInterrupt: interrupted, and saved.
+        """
+        if self.genotype.searchable:
+            raise SnnirError(
+                f"network '{self.genotype.name}': found a search space, expected a network: "
+                "`snnir search` decides its cells and levels"
+            )
+        options: dict[str, Any] = {
+            "resume": resume, "device": device, "workers": workers, "show": show, "say": say,
+            "weights": weights, "download": download,
+        }  # fmt: skip
+        if self.config.method in ("dgs", "tps", "hns"):
+            found, history, first = self._searched(**options)
+        else:
+            found, history, first = self._without_search(resume=resume), (), True
+        if self.config.method == "dgs" or not self.config.retrain_epochs:
+            return Tuned(self.folder, found, history, None, first)
+        own = self.folder / "retrain"
+        options["resume"] = (own / "checkpoint.pt").exists()
+        trained = train_network(found, self.data, own, self.config.retraining(), **options)
+        return Tuned(self.folder, found, history, trained, trained.first)
+
+    def _searched(
+        self,
+        *,
+        weights: str | Path | None,
+        resume: bool,
+        device: str,
+        workers: int,
+        download: bool,
+        show: Callable[[Progress], None],
+        say: Say,
+    ) -> tuple[Genotype, Sequence[Record], bool]:
+        data, config, folder = self.data, self.config, self.folder
+        network = build(self.genotype)
+        search = self._search(network)
+        graph = search.graph
+        keep_freed_memory()
+        with joined_processes(device) as processes:
+            if download:
+                processes.first_alone(lambda: open_splits(network, data, config, download=True))
+            splits = open_splits(network, data, config)
+            refuse_batch(config, len(splits.train), "training samples", processes)
+            arrays = initial_weights(graph, config.seed)
+            if weights is not None:
+                arrays |= read_fp32(network, weights)
+            module = SpikingModule(graph, arrays).to(processes.device)
+            search.start(module, processes)
+            processes.first_alone(lambda: prepare_folder(folder, self._files(), resume=resume))
+            trainer = Trainer(
+                module, splits, config, folder, processes,
+                genotype=print_genotype(self.genotype), data=data, workers=workers, unread={},
+                companion=search,
+                show=show if processes.first else lambda progress: None,
+                say=say if processes.first else lambda line: None,
+            )  # fmt: skip
+            if resume:
+                trainer.resume()
+            for record in trainer.run():
+                if processes.first:
+                    write_epoch(folder, trainer.history, title=f"{network.name}: {config.method}")
+                    self._write(annotate(self.genotype, search.annotations()))
+                    say(record.line())
+            return annotate(self.genotype, search.annotations()), trainer.history, processes.first
+
+    def _search(self, network: Graph) -> NeuronSearch:
+        config = self.config
+        if config.method == "dgs":
+            return SurrogateSearch(network, tunable(network, config.nodes, SPIKING), config)
+        if config.method == "tps":
+            targets = tunable(network, config.nodes, ("lif", "alif"))
+            return TemporalParameterSearch(network, targets, config)
+        return HybridSearch(network, tunable(network, config.nodes, KINDS), config)
+
+    def _without_search(self, *, resume: bool) -> Genotype:
+        """The baselines that only annotate."""
+        config = self.config
+        kinds = ("lif", "alif") if config.method == "random" else SPIKING
+        targets = tunable(build(self.genotype), config.nodes, kinds)
+        found = annotate(self.genotype, handcrafted(targets, config))
+        if not resume:
+            prepare_folder(self.folder, self._files(), resume=False)
+        self._write(found)
+        return found
+
+    def _files(self) -> dict[str, str]:
+        """What describes the run."""
+        return {"base.snn": print_genotype(self.genotype), "config.toml": self.config.to_toml()}
+
+    def _write(self, found: Genotype) -> None:
+        write_whole(self.folder / "genotype.snn", print_genotype(found))
+
+
+def handcrafted(targets: Targets, config: TuneConfig) -> list[ast.Annotation]:
+    """The annotations of a baseline: neurons of one kind, or time constants drawn evenly."""
+    if config.method != "random":
+        neuron = ast.Neuron(kind=config.method)  # type: ignore[arg-type]
+        return [ast.Annotation(path=path, neuron=neuron) for path in targets]
+    rng = np.random.default_rng((RANDOM_TAU, config.seed))
+    found = []
+    for path, neurons in targets.items():
+        tau, tau_a = (round(float(x), 6) for x in rng.uniform(0, LARGEST_TAU, 2))
+        adaptive = neurons[0].kind == "alif"
+        found.append(ast.Annotation(path=path, tau=tau, tau_a=tau_a if adaptive else None))
+    return found
