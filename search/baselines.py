@@ -85,6 +85,7 @@ def run_baseline(
     download: bool,
     show: Callable[[Progress], None],
     say: Callable[[str], None],
+    after_trial: Callable[[Sequence[Trial]], object] = lambda trials: None,
 ) -> list[Trial]:
     """Try architectures while the budget lasts, at least one; leaves in `folder`: space.snn,
     config.toml, trials.jsonl and a run per trial in trials/.
@@ -135,6 +136,7 @@ def run_baseline(
             raise
         trials.append(Trial.model_validate(known | judged))
         write_trials(_trials_path(folder), trials)
+        after_trial(trials)
         say(trials[-1].line())
 
 
@@ -224,7 +226,7 @@ class Proposals:
             drawn = rng.integers(oldest, len(trials), size=self.config.tournament).tolist()
             parent = max(drawn, key=lambda number: trials[number].accuracy)
             architecture = mutated(self.space, self._architectures[parent], rng)
-        genotype = genotype_of(self.space, architecture)
+        genotype = genotype_of(self.space, architecture, self.config.conventions)
         return Proposal(architecture, parent, genotype, build(genotype))
 
 
@@ -247,7 +249,9 @@ def read_trials(path: Path) -> list[Trial]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SnnirError(f"{path}: found no readable trials of a run to resume: {error}") from None
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        expected = "expected the trials of a baseline's run to resume"
+        raise SnnirError(f"{path}: found no readable file ({reason}), {expected}") from None
     trials = []
     for number, line in enumerate(lines, 1):
         try:
@@ -271,13 +275,8 @@ def _prepare(folder: Path, space: Genotype, config: SearchConfig, *, resume: boo
         finished = read_trials(path)
         _refuse_other_config(folder / "config.toml", config)
         return finished
-    if path.exists():
-        raise SnnirError(
-            f"{folder}: found a run ({path.name}), expected a folder without one: --resume goes on "
-            "with it, -o names another folder"
-        )
     files = {"space.snn": print_genotype(space), "config.toml": config.to_toml()}
-    prepare_folder(folder, files, resume=False)
+    prepare_folder(folder, files, resume=False, written=("genotype.snn",))
     write_trials(path, [])
     return []
 
@@ -296,7 +295,7 @@ def _refuse_other_trial(found: Trial, known: dict[str, Any], path: Path) -> None
 
 def _refuse_other_config(path: Path, config: SearchConfig) -> None:
     found, expected = (c.model_dump() for c in (read_config(path, SearchConfig()), config))
-    different = [key for key in expected if found[key] != expected[key]]
+    different = [key for key in expected if found[key] != expected[key] and key != "trials"]
     if different:
         raise SnnirError(
             f"{path}: found a run with {', '.join(f'{key} {found[key]}' for key in different)}, "

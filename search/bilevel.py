@@ -14,12 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from snnir.data import Samples, batches
+from snnir.ir.trellis import is_transition
 from snnir.lower import SpikingModule
 from snnir.search.config import SearchConfig
 from snnir.search.decode import softmax
 from snnir.search.relaxation import Relaxation
 from snnir.training.processes import Processes
 from snnir.training.trainer import Trainer
+
+WATCHED = 1000
+"""Samples of half B on which the supernet's accuracy is followed."""
 
 HALVES = 4
 """Seeds the generator that halves the training set; `snnir.data.samples` has the numbers before."""
@@ -31,16 +35,20 @@ class Halves:
 
     a: Samples
     b: Samples
+    watched: Samples
+    """Some of B, drawn at random, not augmented."""
 
 
 def halve(samples: Samples, seed: int) -> Halves:
     """Two disjoint halves, drawn at random; of an odd number one sample is left out."""
     shuffled = np.random.default_rng((HALVES, seed)).permutation(samples.indices)
     size = len(shuffled) // 2
-    first, second = np.sort(shuffled[:size]), np.sort(shuffled[size : 2 * size])
-    augmentation = samples.augmentation
+    first, second = shuffled[:size], shuffled[size : 2 * size]
+    source, augmentation = samples.source, samples.augmentation
     return Halves(
-        Samples(samples.source, first, augmentation), Samples(samples.source, second, augmentation)
+        Samples(source, np.sort(first), augmentation),
+        Samples(source, np.sort(second), augmentation),
+        Samples(source, np.sort(second[:WATCHED])),
     )
 
 
@@ -113,6 +121,6 @@ def entropies(logits: dict[str, np.ndarray]) -> dict[str, float]:
         if len(values) > 1:
             weights = softmax(values)
             entropy = -float((weights * np.log(np.maximum(weights, 1e-300))).sum())
-            kind = "alpha" if owner.startswith("cells.") else "beta"
+            kind = "beta" if is_transition(owner) else "alpha"
             found.setdefault(kind, []).append(entropy / float(np.log(len(values))))
     return {kind: sum(values) / len(values) for kind, values in found.items()}

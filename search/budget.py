@@ -12,6 +12,7 @@ from snnir.ir import build
 from snnir.ir.types import Time
 from snnir.passes import ANALYSIS, SIMPLIFICATION, run_passes
 from snnir.passes.hoist_static import HOIST_STATIC
+from snnir.search.bilevel import WATCHED
 from snnir.search.config import SearchConfig
 
 WEIGHT_STEP = 3
@@ -24,13 +25,15 @@ def search_macs(space: Genotype, config: SearchConfig, samples: int) -> int:
     """Of the bi-level search with a training set of `samples`."""
     moving = max(0, config.epochs - config.warmup_epochs)
     passes = WEIGHT_STEP * config.epochs + ARCHITECTURE_STEP * moving
-    return passes * _seen(config, samples) * forward_macs(space)
+    watched = config.epochs * min(WATCHED, samples // 2)
+    return (passes * _seen(config, samples) + watched) * forward_macs(space)
 
 
 def trial_macs(genotype: Genotype, config: SearchConfig, samples: int) -> int:
-    """Of training one architecture of a baseline, on half of `samples`."""
-    passes = WEIGHT_STEP * config.trial_epochs
-    return passes * _seen(config, samples) * forward_macs(genotype)
+    """Of training one architecture of a baseline on half of `samples`, and judging it on the other
+    half after every epoch."""
+    seen = WEIGHT_STEP * _seen(config, samples) + samples // 2
+    return config.trial_epochs * seen * forward_macs(genotype)
 
 
 def forward_macs(genotype: Genotype) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from snnir.data import Augmentation
+from snnir.search.architecture import Conventions
 from snnir.training.config import Count, Descent, NotNegative, Positive
 
 Method = Literal["spikedhs", "random", "evolution"]
@@ -27,6 +28,10 @@ class SearchConfig(Descent):
     architecture_learning_rate: Positive = 1e-3
     """Of Adam on alpha and beta."""
     architecture_weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-3
+    conventions: Conventions = "paper"
+    """How the architecture is decoded (`snnir.search.decode`)."""
+    channels: Count | None = None
+    """C of the genotype that is written; None: the space's."""
     trials: Count | None = None
     """Baselines: how many architectures are trained. None: as many as the bi-level search of the
     same epochs would have cost, counted in multiply-accumulates."""

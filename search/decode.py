@@ -74,10 +74,8 @@ def _columns_sorted(choice: list[tuple[Edge, ...]]) -> CellChoice:
 
     Edges are counted through the cell, node j's after node j - 1's.
     """
-    sizes = [len(edges) for edges in choice]
     operations = iter(sorted(edge.candidate for edges in choice for edge in edges))
     states = [sorted(edge.state for edge in edges) for edges in choice]
-    assert sum(sizes) == sum(map(len, states))
     return tuple(tuple(Edge(state, next(operations)) for state in row) for row in states)
 
 

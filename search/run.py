@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from snnir.analysis.draw import draw
-from snnir.data import Samples, Splits
-from snnir.errors import SnnirError
+from snnir.data import Splits
 from snnir.files import writable_folder, write_whole
-from snnir.genotype import Genotype, parse, print_genotype, retarget
+from snnir.genotype import Genotype, parse, print_genotype
 from snnir.ir import build
-from snnir.ir.graph import Graph
-from snnir.ir.nodes import Mixed
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.passes import SEARCH, run_passes
-from snnir.search.architecture import Conventions, count_architectures, genotype_of
+from snnir.search.architecture import genotype_of
 from snnir.search.baselines import Trial, best, run_baseline
 from snnir.search.bilevel import BilevelSearch, halve
+from snnir.search.checks import check_search, widened
 from snnir.search.config import SearchConfig
 from snnir.search.decode import decode
 from snnir.search.page import render_search
@@ -30,9 +28,6 @@ from snnir.training.processes import joined_processes
 from snnir.training.record import Record
 from snnir.training.run import open_splits, prepare_folder, refuse_batch, write_epoch
 from snnir.training.trainer import Progress, Trainer
-
-WATCHED = 1000
-"""Samples of half B on which the supernet's accuracy is followed."""
 
 Say = Callable[[str], None]
 
@@ -66,10 +61,6 @@ class Search:
     data: str
     config: SearchConfig
     folder: Path
-    conventions: Conventions = "paper"
-    """How the architecture is decoded (`snnir.search.decode`)."""
-    channels: int | None = None
-    """C of the genotype that is written; None: the space's."""
 
     def run(
         self,
@@ -83,8 +74,10 @@ class Search:
     ) -> Searched:
         """Search, and leave in `folder`: space.snn, config.toml, genotype.snn, search.html; the
         bi-level search also checkpoint.pt, last.safetensors (the supernet's), log.jsonl, curve.svg,
-        tensorboard/ and cells/epoch-N.svg, genotype.snn being the best so far after each epoch;
-        a baseline also trials/ and trials.jsonl.
+        tensorboard/ and cells/epoch-N.svg; a baseline also trials/ and trials.jsonl.
+
+        genotype.snn is what would be decoded after the last epoch that is done, or the best trial
+        so far.
 
         Under torchrun every process calls this.
 
@@ -93,7 +86,7 @@ class Search:
                 run, a baseline in several processes.
             KeyboardInterrupt: interrupted, and saved.
         """
-        refuse_decided(self.space)
+        check_search(self.space, self.config)
         run = self._bilevel if self.config.method == "spikedhs" else self._baseline
         return run(
             resume=resume, device=device, workers=workers, download=download, show=show, say=say
@@ -111,7 +104,6 @@ class Search:
     ) -> Searched:
         data, config, folder = self.data, self.config, self.folder
         graph = build(self.space)
-        refuse_unweighable(graph)
         keep_freed_memory()
         with joined_processes(device) as processes:
             if download:
@@ -121,13 +113,12 @@ class Search:
             refuse_batch(config, len(halves.a), "samples in half of the training set", processes)
             weights = initial_weights(graph, config.seed)
             module = SpikingModule(run_passes(SEARCH, graph).graph, weights).to(processes.device)
-            processes.first_alone(lambda: prepare_folder(folder, self._files(), resume=resume))
+            processes.first_alone(lambda: self._prepare(resume=resume))
             search = BilevelSearch(module, halves.b, config, processes, workers=workers)
-            watched = Samples(halves.b.source, halves.b.indices[:WATCHED])
+            shown = Splits(halves.a, halves.watched, splits.test, splits.classes)
             trainer = Trainer(
-                module, Splits(halves.a, watched, splits.test, splits.classes), config, folder,
-                processes, genotype=print_genotype(self.space), data=data, workers=workers,
-                unread=weights, companion=search,
+                module, shown, config, folder, processes, genotype=print_genotype(self.space),
+                data=data, workers=workers, unread=weights, companion=search,
                 show=show if processes.first else lambda progress: None,
                 say=say if processes.first else lambda line: None,
             )  # fmt: skip
@@ -143,35 +134,38 @@ class Search:
                     say(search_line(record))
             found = self._decoded(search)
             if processes.first:
+                self._write(found, f"after {trainer.epoch} of {config.epochs} epochs")
                 self._write_page(found, history=trainer.history)
             return Searched(folder, found, history=trainer.history, first=processes.first)
 
     def _baseline(self, *, resume: bool, say: Say, **options: Any) -> Searched:
         folder, config = self.folder, self.config
+
+        def write_best(trials: Sequence[Trial]) -> Genotype:
+            chosen = best(trials)
+            found = widened(parse(Source(f"trial {chosen.number}", chosen.genotype)), config)
+            self._write(found, f"trial {chosen.number} of {len(trials)}")
+            return found
+
         trials = run_baseline(
-            self.space, self.data, folder, config, resume=resume, say=say, **options
-        )
-        chosen = best(trials)
-        found = self._widened(parse(Source(f"trial {chosen.number}", chosen.genotype)))
-        self._write(found, f"trial {chosen.number} of {len(trials)}")
+            self.space, self.data, folder, config, resume=resume, after_trial=write_best, say=say,
+            **options,
+        )  # fmt: skip
+        found = write_best(trials)
         self._write_page(found, trials=trials)
         return Searched(folder, found, trials=trials)
 
     # --- results ----------------------------------------------------------------------------
 
-    def _files(self) -> dict[str, str]:
-        """What describes the run."""
-        return {"space.snn": print_genotype(self.space), "config.toml": self.config.to_toml()}
+    def _prepare(self, *, resume: bool) -> None:
+        files = {"space.snn": print_genotype(self.space), "config.toml": self.config.to_toml()}
+        prepare_folder(self.folder, files, resume=resume, written=("genotype.snn",))
 
     def _decoded(self, search: BilevelSearch) -> Genotype:
-        architecture = decode(self.space, search.relaxation.arrays(), self.conventions)
-        return self._widened(genotype_of(self.space, architecture, self.conventions))
-
-    def _widened(self, found: Genotype) -> Genotype:
-        if self.channels is None:
-            return found
-        names = [name for name, backbone in found.backbones.items() if backbone.layers]
-        return retarget(found, [f"{name}.channels={self.channels}" for name in names])
+        conventions = self.config.conventions
+        architecture = decode(self.space, search.relaxation.arrays(), conventions)
+        found = genotype_of(self.space, architecture, conventions)
+        return widened(found, self.config)
 
     def _write(self, found: Genotype, when: str) -> None:
         method, seed = self.config.method, self.config.seed
@@ -181,7 +175,7 @@ class Search:
     def _write_page(self, found: Genotype, **results: Any) -> None:
         page = render_search(
             self.space, found, self.config, results.get("history", ()), data=self.data,
-            conventions=self.conventions, trials=results.get("trials", ()),
+            conventions=self.config.conventions, trials=results.get("trials", ()),
         )  # fmt: skip
         write_whole(self.folder / "search.html", page)
 
@@ -189,32 +183,8 @@ class Search:
 def search_line(record: Record) -> str:
     """A record with how decided the architecture is, as one line for a terminal."""
     found = [
-        f"{name.removeprefix('entropy/')} {value:.3f}"
-        for name, value in record.scalars.items()
+        f"{name.removeprefix('entropy/')} {value:.4f}"
+        for name, value in sorted(record.scalars.items())
         if name.startswith("entropy/")
     ]
     return f"{record.line()}  entropy {' '.join(found)}"
-
-
-def refuse_decided(space: Genotype) -> None:
-    """Raises SnnirError for a genotype that leaves nothing open."""
-    if not space.searchable:
-        raise SnnirError(
-            f"network '{space.name}': found nothing to search, expected a cell with `search` or "
-            "`layers … search depth=L levels=K { cell }`"
-        )
-    if count_architectures(space) == 1:
-        raise SnnirError(
-            f"network '{space.name}': found a space of one architecture, expected several: more "
-            "candidates, more edges than are kept, or more levels"
-        )
-
-
-def refuse_unweighable(graph: Graph) -> None:
-    """Raises SnnirError where every softmax has one weight: a search by gradient ranks edges by the
-    weights of their operations."""
-    if all(gate.size == 1 for mixed in graph.of_type(Mixed) for gate in mixed.gates):
-        raise SnnirError(
-            f"network '{graph.name}': found one candidate per edge, expected two or more to weigh "
-            "(--method random and evolution choose edges without)"
-        )

@@ -204,10 +204,13 @@ def test_the_budget_by_hand():
     assert forward_macs(with_edge(0, 0)) == STEM + 2 * (CONV3X3 + HEAD)
     assert forward_macs(with_edge(1, 1)) == STEM + 2 * (CONV1X1 + HEAD)
     seen = 40  # of 101: half is 50, of which 2 batches
-    assert search_macs(ONE_CELL, config, 101) == (3 * 3 + 2 * 2) * seen * supernet
+    watched = 50  # of half B, after each epoch
+    steps = (3 * 3 + 2 * 2) * seen
+    assert search_macs(ONE_CELL, config, 101) == (steps + 3 * watched) * supernet
     warm = quick(epochs=1, warmup_epochs=5, batch_size=20)
-    assert search_macs(ONE_CELL, warm, 101) == 3 * seen * supernet
-    assert trial_macs(with_edge(0, 0), config, 101) == 2 * 3 * seen * (STEM + 2 * (CONV3X3 + HEAD))
+    assert search_macs(ONE_CELL, warm, 101) == (3 * seen + watched) * supernet
+    network = STEM + 2 * (CONV3X3 + HEAD)
+    assert trial_macs(with_edge(0, 0), config, 101) == 2 * (3 * seen + 50) * network
 
 
 def test_a_trial_trains_on_one_half_and_is_judged_on_the_other():
@@ -434,7 +437,7 @@ def test_a_run_is_neither_overwritten_nor_mixed_with_another(random_search):
 
 
 def test_there_must_be_a_run_to_resume(tmp_path):
-    with pytest.raises(SnnirError, match=r"trials.jsonl: found no readable trials"):
+    with pytest.raises(SnnirError, match=r"trials.jsonl: found no readable file"):
         searched(tmp_path / "run", QUICK, resume=True)
 
 
@@ -445,7 +448,7 @@ def test_damaged_trials_are_refused(random_search, tmp_path, damage):
     damaged, message = {
         "half a line": ([lines[0], lines[1][:70]], r"trials.jsonl:2: found .*, expected a trial"),
         "another number": ([lines[0], lines[2]], r"trials.jsonl:2: found a trial of another run"),
-        "not a text": ([b"\xff\xfe"], r"trials.jsonl: found no readable trials"),
+        "not a text": ([b"\xff\xfe"], r"trials.jsonl: found no readable file"),
     }[damage]
     (tmp_path / "config.toml").write_text(QUICK.to_toml())
     (tmp_path / "trials.jsonl").write_bytes(b"".join(damaged))

@@ -16,18 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import as_float64, calibrated, genotype, run_recorded, small
+from helpers import GENOTYPES, as_float64, calibrated, genotype, run_recorded, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snnir.data import Samples
 from snnir.errors import SnnirError
 from snnir.genotype import ast, parse, print_genotype
+from snnir.genotype.vocabulary import candidate_label
 from snnir.ir import build
-from snnir.ir.build import candidate_label, edge_owner
+from snnir.ir.build import edge_owner
 from snnir.ir.nodes import Mixed, Neuron
 from snnir.ir.trellis import levels_after, transition_owner
 from snnir.lower import SpikingModule
-from snnir.lower.initialise import seeded_inputs
+from snnir.lower.initialise import calibrated_weights, seeded_inputs
 from snnir.lower.surrogates import SURROGATES
 from snnir.passes import ANALYSIS, SEARCH, SIMPLIFICATION, TRAINING, run_passes
 from snnir.search import Architecture, Edge, Search, SearchConfig, decode, genotype_of
@@ -271,6 +273,37 @@ def test_decoded_networks_compute_what_the_supernet_does(name):
     assert not torch.allclose(outputs[0], outputs[1]), "architectures that differ compute the same"
 
 
+def test_every_path_of_a_trellis_computes_what_the_supernet_does():
+    """Where nodes read prev and nodes alone: prev_prev is another, away from level 0."""
+    text = (GENOTYPES / "small_trellis.snn").read_text().replace("keep=2", "keep=1")
+    space = parse(text)
+    graph, weights, inputs = calibrated_space(space)
+    supernet = SpikingModule(run_passes(SEARCH, graph).graph, weights).eval()
+    x = [torch.from_numpy(array.astype(np.float64)) for array in inputs]
+    cells = {"normal": ((Edge(1, 0),), (Edge(2, 0),))}
+    outputs = []
+    for path in all_paths(space.backbones["trunk"].layers):
+        architecture = Architecture(cells, {"trunk": path})
+        found = genotype_of(space, architecture)
+        own = inherited(space, architecture, found, weights)
+        network = run_passes((*ANALYSIS, *SIMPLIFICATION), build(found), own)
+        expected, spikes = run_recorded(network.graph, network.weights, inputs)
+        with torch.no_grad():
+            output, _ = supernet.run(*x, mixing=one_hot(space, architecture))
+        assert_some_fire(spikes)
+        torch.testing.assert_close(output, expected, rtol=0, atol=1e-10)
+        outputs.append(expected.numpy().tobytes())
+    assert len(set(outputs)) == 12
+
+
+def calibrated_space(space):
+    graph = build(space)
+    inputs = tuple(seeded_inputs(graph, 1, 3))
+    training = run_passes(TRAINING, graph).graph
+    weights = calibrated_weights(training, [torch.from_numpy(x) for x in inputs], 1)
+    return graph, as_float64(weights), inputs
+
+
 def assert_some_fire(spikes):
     """The weights were calibrated for the whole supernet; its parts fire less evenly."""
     rates = [float(x.mean()) for x in spikes.values()]
@@ -374,8 +407,9 @@ CONFIG = SearchConfig(
 )  # fmt: skip
 
 
-def digits_search(folder, config=CONFIG, **fields):
-    return Search(parse(DIGITS_SPACE), "digits", config, folder, **fields)
+def digits_search(folder, config=CONFIG, **changed):
+    config = config.model_copy(update=changed)
+    return Search(parse(DIGITS_SPACE), "digits", config, folder)
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +436,7 @@ def test_a_search_leaves_what_it_promises(searched):
     assert len(list((folder / "cells").glob("epoch-*.svg"))) == 4
     assert "digits_searched" in (folder / "cells" / "epoch-004.svg").read_text()
     assert len([line for line in lines if line.startswith("epoch")]) == 4
-    assert "entropy alpha 1.000" in lines[0]
+    assert "entropy alpha 1.0000" in lines[0]
 
 
 def test_the_architecture_learns_after_the_warm_up(searched):
@@ -430,8 +464,22 @@ def test_the_halves_are_disjoint_equal_and_seeded():
     assert len(halves.a) == len(halves.b) == 200
     assert not set(halves.a.indices) & set(halves.b.indices)
     assert set(halves.a.indices) | set(halves.b.indices) == set(splits.train.indices)
+    assert set(halves.watched.indices) <= set(halves.b.indices)
+    assert halves.watched.augmentation is None
     assert set(halve(splits.train, 1).a.indices) != set(halves.a.indices)
     assert list(halve(splits.train, 0).a.indices) == list(halves.a.indices)
+
+
+def test_the_watched_samples_are_of_all_classes():
+    """Also where the data set lies sorted by class."""
+
+    class Sorted:
+        labels = np.repeat(np.arange(10), 500)
+
+    halves = halve(Samples(Sorted(), np.arange(5000)), 0)
+    assert len(halves.watched) == 1000
+    counts = np.bincount(halves.watched.labels, minlength=10)
+    assert counts.min() > 60, counts
 
 
 class Steps(BilevelSearch):
@@ -467,12 +515,16 @@ def test_entropies():
     assert entropies(even) == pytest.approx({"alpha": 1.0, "beta": 0.0}, abs=1e-9)
 
 
-def test_a_trellis_is_searched(tmp_path):
-    text = DIGITS_SPACE.replace("{ normal@0 reduce@1 }", "search depth=2 levels=3 { normal }")
+def trellis_of_digits(layers):
+    text = DIGITS_SPACE.replace("{ normal@0 reduce@1 }", layers)
     text = text.replace("auxiliary classify(trunk.layers[0], classes=10, weight=0.4)\n", "")
-    space = parse("\n".join(line for line in text.splitlines() if "cell reduce" not in line))
-    config = CONFIG.model_copy(update={"epochs": 2, "limit_train": 200})
-    found = Search(space, "digits", config, tmp_path / "run", channels=6).run()
+    return "".join(line for line in text.splitlines(keepends=True) if "cell reduce" not in line)
+
+
+def test_a_trellis_is_searched(tmp_path):
+    space = parse(trellis_of_digits("search depth=2 levels=3 { normal }"))
+    config = CONFIG.model_copy(update={"epochs": 2, "limit_train": 200, "channels": 6})
+    found = Search(space, "digits", config, tmp_path / "run").run()
     layers = found.genotype.backbones["trunk"].layers
     assert layers.channels == 6
     assert [placed.cell for placed in layers.cells] == ["normal", "normal"]
@@ -652,13 +704,67 @@ def test_it_does_not_overwrite_another_search(searched):
     found, _ = searched
     with pytest.raises(SnnirError, match=r"found a run \(checkpoint\.pt\)"):
         digits_search(found.folder).run()
-    other = CONFIG.model_copy(update={"seed": 4})
     with pytest.raises(SnnirError, match="found a run with seed 3, expected seed 4"):
-        digits_search(found.folder, other).run(resume=True)
+        digits_search(found.folder, seed=4).run(resume=True)
+    with pytest.raises(SnnirError, match="found a run with channels None, expected channels 6"):
+        digits_search(found.folder, channels=6).run(resume=True)
+
+
+def test_other_files_are_not_overwritten(tmp_path):
+    baseline = {"method": "random", "trials": 1, "trial_epochs": 1}
+    digits_search(tmp_path / "run", **baseline).run()
+    text = (tmp_path / "run" / "genotype.snn").read_text()
+    with pytest.raises(SnnirError, match=r"found a run \(trials\.jsonl\)"):
+        digits_search(tmp_path / "run").run()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "genotype.snn").write_text(text)
+    for fields in ({}, baseline):
+        with pytest.raises(SnnirError, match=r"found a run \(genotype\.snn\)"):
+            digits_search(tmp_path / "mine", **fields).run()
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["genotype.snn"]
+
+
+def test_backbones_of_different_channels_are_not_set_to_one(tmp_path):
+    space = parse(
+        DIGITS_SPACE.replace("backbone trunk(image)", "backbone first(image)")
+        .replace("trunk", "second(first)")
+        .replace("auxiliary classify(second(first).layers[0], classes=10, weight=0.4)\n", "")
+        + "backbone second(x) { stem conv3x3(4) layers channels=2 { normal@0 } }\n"
+    )
+    config = CONFIG.model_copy(update={"channels": 6})
+    with pytest.raises(SnnirError, match=r"backbones of different channels \(first 3, second 2\)"):
+        Search(space, "digits", config, tmp_path / "run").run()
 
 
 ONE = "search nodes=1 keep=2 { conv3x3 }"
+SPARE = "cell spare(a, b) { search nodes=1 keep=1 { conv3x3 | skip } }"
+NORMAL = "cell normal(a, b) { search nodes=2"
+ANNOTATED = "annotate { head.neuron tau=0.1 }"
 BAD = [
+    (DIGITS_SPACE, ["--epochs", "15"], "warmup_epochs: found 15 of 15 epochs, expected fewer"),
+    (
+        DIGITS_SPACE.replace("conv3x3(6)", "conv3x3(7)"),
+        ["--channels", "4"],
+        "which would have 9.33333 channels",
+    ),
+    (DIGITS_SPACE, ["--channels", "99999999"], "expected a whole number of at most"),
+    (f"{DIGITS_SPACE}{SPARE}", [], "found cell 'spare' to search, which no layers use"),
+    (f"{DIGITS_SPACE}annotate {{ trunk.layers[0].n7 tau=0.1 }}", [], "matches no neuron"),
+    (DIGITS_SPACE.replace(NORMAL, NORMAL.replace("a, b", "n0, b")), [], "found state 'n0'"),
+    (DIGITS_SPACE.replace(NORMAL, NORMAL.replace("a, b", "a, a")), [], "found state 'a' twice"),
+    (DIGITS_SPACE.replace("b=5", "b=3.0000001"), [], "found the same candidate twice"),
+    (
+        DIGITS_SPACE.replace(
+            "nodes=2 keep=1 { conv3x3 | maxpool3x3 }", "nodes=2 keep=1 { conv3x3 }"
+        ),
+        [],
+        "cell 'reduce': found one candidate per edge",
+    ),
+    (
+        DIGITS_SPACE,
+        ["--method", "evolution", "--trials", "5"],
+        "found 20 of 5 trials, expected fewer",
+    ),
     ("fashion_small", [], "found nothing to search"),
     (DIGITS_SPACE.replace("keep=2", "keep=3"), [], "found keep=3, expected at most 2"),
     (DIGITS_SPACE, ["--batch-size", "201"], "found 201, expected at most 200, the number of sampl"),
@@ -666,11 +772,20 @@ BAD = [
     (DIGITS_SPACE, ["--preset", "cifra"], "did you mean 'cifar'"),
     (DIGITS_SPACE, ["--set", "input=3x8x8"], "expected [3, 8, 8] as the network takes"),
     (
-        DIGITS_SPACE.replace("{ normal@0 reduce@1 }", "search depth=6 levels=5 { normal }").replace(
-            "auxiliary classify(trunk.layers[0], classes=10, weight=0.4)\n", ""
-        ),
+        trellis_of_digits("search depth=6 levels=5 { normal }"),
         [],
         "which halves a side of one pixel",
+    ),
+    (
+        trellis_of_digits("search depth=2 levels=2 { normal }")
+        + "annotate { head.neuron tau=0.1 }",
+        [],
+        "found annotations in a space whose levels are searched",
+    ),
+    (
+        DIGITS_SPACE.replace("{ normal@0 reduce@1 }", "search depth=2 levels=2 { normal }"),
+        [],
+        "whose layers are to be searched: which will be there is not known yet",
     ),
 ]
 
@@ -680,7 +795,10 @@ def test_bad_input_exits_with_2_and_writes_nothing(run, tmp_path, space, options
     if "\n" in space:
         (tmp_path / "space.snn").write_text(space)
         space = "space.snn"
-    limits = [] if "--limit-train" in options else ["--limit-train", "400"]
+    defaults = {"--limit-train": "400"}
+    if "--epochs" not in options:
+        defaults["--warmup-epochs"] = "1"
+    limits = [x for key, value in defaults.items() if key not in options for x in (key, value)]
     code, out, err = run("search", space, "--data", "digits", "-o", "run", *options, *limits)
     assert code == 2, err
     assert out == ""

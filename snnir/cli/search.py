@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def search(
-    space: Genotype,
+    space: Annotated[
+        str,
+        typer.Argument(metavar="SPACE.snn", help="A space, or the name of one in the box."),
+    ],
     data: Data,
     out: Out = None,
     method: Annotated[
@@ -79,9 +82,9 @@ def search(
         typer.Option(min=1, metavar="C", help="Of the genotype that is written. Default: SPACE's."),
     ] = None,
     conventions: Annotated[
-        Literal["paper", "authors"],
+        Literal["paper", "authors"] | None,
         typer.Option(help="How the result is decoded: as in the paper or in its authors' code."),
-    ] = "paper",
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     workers: Workers = 0,
@@ -92,9 +95,10 @@ def search(
     """Search a space for a genotype.
 
     SPACE.snn has a cell with `search` or layers with `search depth=L levels=K`. Writes
-    genotype.snn, which check, draw, train and compile take, and search.html; space.snn,
-    config.toml, log.jsonl, cells/ (a picture per epoch), curve.svg, tensorboard/ and checkpoint.pt.
-    Ctrl-C saves; --resume goes on to the same genotype. `torchrun --nproc-per-node N -m snnir
+    genotype.snn, which check, draw, train and compile take, and search.html; space.snn and
+    config.toml; spikedhs also log.jsonl, cells/ (a picture per epoch), curve.svg, tensorboard/ and
+    checkpoint.pt, the others trials.jsonl and trials/. Ctrl-C saves; --resume goes on to the same
+    genotype. `torchrun --nproc-per-node N -m snnir
     search …` searches in N processes.
     """
     parsed = parsed_genotype(space, settings)
@@ -114,11 +118,13 @@ def search(
             "trial_epochs": trial_epochs,
             "precision": precision,
             "limit_train": limit_train,
+            "channels": channels,
+            "conventions": conventions,
             "seed": seed,
         },
     )
     folder = out or Path(parsed.name)
-    job = Search(parsed, data, recipe, folder, conventions=conventions, channels=channels)
+    job = Search(parsed, data, recipe, folder)
     with progress_bar() as show:
         found = job.run(
             resume=resume, device=device, workers=workers, download=download, show=show, say=say
@@ -147,7 +153,7 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="PATH",
-            help="Which neurons, as in annotate: 'trunk.stem[0]', 'trunk.layers[*].n0'. Default: all.",
+            help="As in annotate: 'trunk.stem[0]', 'trunk.layers[*].n0'. Default: all.",
         ),
     ] = None,
     preset: Annotated[
@@ -214,8 +220,8 @@ def tune(
     """Tune a network's neurons: DGS, TPS, HNS, and what they are compared with.
 
     Writes genotype.snn, the same genotype with what was found in its `annotate` block, and in
-    retrain/ the run that trains it (dgs searches while it trains: its own best.safetensors). Methods
-    compose: the result can be tuned again. Ctrl-C saves; --resume goes on.
+    retrain/ the run that trains it; dgs searches while it trains and leaves best.safetensors.
+    Methods compose: the result can be tuned again. Ctrl-C saves; --resume goes on.
     """
     parsed = parsed_genotype(genotype, settings)
     from snnir.search.tune import Tune

@@ -8,7 +8,7 @@ import networkx as nx
 
 from snnir.errors import Diagnostic, did_you_mean
 from snnir.genotype import ast
-from snnir.genotype.vocabulary import operation_rank
+from snnir.genotype.vocabulary import candidate_label, operation_rank
 
 
 def check(genotype: ast.Genotype) -> list[Diagnostic]:
@@ -87,13 +87,21 @@ def _cell(cell: ast.Cell) -> Iterator[Diagnostic]:
 
 
 def _search_cell(cell: ast.SearchCell) -> Iterator[Diagnostic]:
+    if cell.states[0] == cell.states[1]:
+        yield Diagnostic(f"found state '{cell.states[0]}' twice, expected two names", cell.span)
+    for state in {*cell.states} & {f"n{number}" for number in range(cell.nodes)}:
+        yield Diagnostic(
+            f"found state '{state}', expected another name: the nodes found will be n0, n1, …",
+            cell.span,
+        )
     if cell.keep > 2:
         yield Diagnostic(
             f"found keep={cell.keep}, expected at most 2: the first node has two states to read",
             cell.span,
         )
-    for candidate in cell.candidates:
-        if cell.candidates.count(candidate) > 1:
+    labels = [candidate_label(c.operation, c.b) for c in cell.candidates]
+    for candidate, label in zip(cell.candidates, labels, strict=True):
+        if labels.count(label) > 1:
             yield Diagnostic("found the same candidate twice, expected it once", candidate.span)
 
 
@@ -200,7 +208,13 @@ def _layer_reference(
     name = reference.name
     layers = genotype.backbones[name].layers if name in applied else None
     count = len(layers.cells) if isinstance(layers, ast.Layers) else 0
-    if name not in applied:
+    if isinstance(layers, ast.Trellis):
+        yield Diagnostic(
+            f"found a layer of '{name}', whose layers are to be searched: which will be there is "
+            "not known yet",
+            reference.span,
+        )
+    elif name not in applied:
         yield Diagnostic(f"found layers of '{name}', expected a backbone", reference.span)
     elif len(applied[name]) > 1:
         yield Diagnostic(

@@ -49,3 +49,8 @@ def operation_rank(operation: str) -> int | None:
     if operation in CONVOLUTIONS:
         return len(CONVOLUTIONS[operation])
     return 2 if operation in TWO_DIMENSIONAL else None
+
+
+def candidate_label(operation: str, b: float | None) -> str:
+    """What a candidate's path is called within its edge's."""
+    return operation if b is None else f"{operation}_b{b:g}"

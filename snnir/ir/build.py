@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 from snnir.errors import Diagnostic, GenotypeError
 from snnir.genotype import ast
 from snnir.genotype.printer import print_expression
-from snnir.genotype.vocabulary import CONVOLUTIONS
+from snnir.genotype.vocabulary import CONVOLUTIONS, candidate_label
 from snnir.ir import nodes as ir
 from snnir.ir.graph import Graph
 from snnir.ir.trellis import build_trellis
@@ -529,11 +529,6 @@ class _Builder:
         support = {} if task.support is None else {"support": task.support}
         x = self.add(ir.SoftArgmin(path="head.soft_argmin", span=span, **support), x)
         self.add(ir.Output(path="disparity", span=span), x)
-
-
-def candidate_label(operation: str, b: float | None) -> str:
-    """What a candidate's path is called within its edge's."""
-    return operation if b is None else f"{operation}_b{b:g}"
 
 
 def edge_owner(cell: str, node: str, state: str) -> str:

@@ -23,6 +23,12 @@ def transition_owner(backbone: str, layer: int, level: int) -> str:
     return f"{backbone}.transitions.{layer}.level{level}"
 
 
+def is_transition(owner: str) -> bool:
+    """Whether a name is `transition_owner`'s; an edge's has a node where this has a layer."""
+    parts = owner.split(".")
+    return len(parts) == 4 and parts[1] == "transitions" and parts[2].isdecimal()
+
+
 def build_trellis(
     builder: _Builder, trellis: ast.Trellis, scope: Scope, stem: str
 ) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ def fold_batch_norm(graph: Graph, weights: Weights) -> bool:
     for bn in graph.of_type(BatchNorm):
         (source,) = graph.inputs(bn.path)
         producer = graph[source]
+        if bn.gates:  # what a search still weighs stays as it is
+            continue
         private = len(graph.consumers(source)) == 1
         if isinstance(producer, Conv | Linear) and private and _same_parts(producer, bn):
             graph.replace(producer.model_copy(update={"bias": True}))

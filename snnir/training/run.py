@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,9 @@ from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
 from snnir.training.trainer import Progress, Trainer
 from snnir.weights import Weights, read_weights
+
+RESULTS = ("checkpoint.pt", "best.safetensors", "last.safetensors", "log.jsonl", "trials.jsonl")
+"""Files by which a folder is known to hold a run."""
 
 Say = Callable[[str], None]
 
@@ -192,16 +195,19 @@ def refuse_batch(config: Descent, most: int, what: str, processes: Processes) ->
         raise SnnirError(f"batch_size: found {found}, expected {expected}")
 
 
-def prepare_folder(folder: Path, files: Mapping[str, str], *, resume: bool) -> None:
-    """Write the files that describe a run. Raises SnnirError where another run would be lost, or
-    there is none to resume."""
+def prepare_folder(
+    folder: Path, files: Mapping[str, str], *, resume: bool, written: Sequence[str] = ()
+) -> None:
+    """Write the files that describe a run. Raises SnnirError where another run, or a file that it
+    describes itself by or that this one will write (`written`), would be lost, or there is none to
+    resume."""
     if resume:
         if not (folder / "checkpoint.pt").exists():
             raise SnnirError(f"{folder}: found no checkpoint.pt, expected a run to resume")
         return
-    results = ("checkpoint.pt", "best.safetensors", "last.safetensors", "log.jsonl")
-    for name in results:
-        if (folder / name).exists():
+    for name in (*RESULTS, *files, *written):
+        path = folder / name
+        if path.exists() and not (name in files and path.read_bytes() == files[name].encode()):
             raise SnnirError(
                 f"{folder}: found a run ({name}), expected a folder without one: --resume goes on "
                 "with it, -o names another folder"
