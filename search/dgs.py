@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnir.data import batches
+from snnir.errors import SnnirError
 from snnir.genotype import ast
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Add, BatchNorm, Conv, Gate, Linear, Mixed, Neuron, Owner, WeightLayer
@@ -210,6 +211,19 @@ class SurrogateSearch:
         self._adam.load_state_dict(state["adam"])
         self._saved = copy.deepcopy(self._adam.state_dict())
         self._module.follow(self.graph)
+
+
+def learning(network: Graph, targets: Targets) -> Targets:
+    """Those of the targets that read weights, which a surrogate teaches. Raises SnnirError where
+    none does."""
+    graph = run_passes(ANALYSIS, network).graph
+    found = {path: neurons for path, neurons in targets.items() if _names(graph, neurons)}
+    if not found:
+        raise SnnirError(
+            f"network '{network.name}': found no neuron to tune that reads a convolution, expected "
+            f"one among {', '.join(targets)}"
+        )
+    return found
 
 
 # --- graphs -------------------------------------------------------------------------------------

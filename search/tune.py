@@ -18,7 +18,7 @@ from snnir.ir.graph import Graph
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
-from snnir.search.dgs import SurrogateSearch
+from snnir.search.dgs import SurrogateSearch, learning
 from snnir.search.hns import HybridSearch
 from snnir.search.neurons import Targets, annotate, tunable
 from snnir.search.tps import LARGEST_TAU, TemporalParameterSearch
@@ -172,7 +172,8 @@ class Tune:
     def _search(self, network: Graph) -> NeuronSearch:
         config = self.config
         if config.method == "dgs":
-            return SurrogateSearch(network, tunable(network, config.nodes, SPIKING), config)
+            targets = learning(network, tunable(network, config.nodes, SPIKING))
+            return SurrogateSearch(network, targets, config)
         if config.method == "tps":
             targets = tunable(network, config.nodes, ("lif", "alif"))
             return TemporalParameterSearch(network, targets, config)
