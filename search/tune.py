@@ -20,6 +20,7 @@ from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.search.dgs import SurrogateSearch, learning
 from snnir.search.hns import HybridSearch
+from snnir.search.learned_tau import LearnedTau
 from snnir.search.neurons import Targets, annotate, tunable
 from snnir.search.tps import LARGEST_TAU, TemporalParameterSearch
 from snnir.search.tune_config import TuneConfig
@@ -40,6 +41,7 @@ RANDOM_TAU = 6
 """Seeds the generator of random time constants; `snnir.data.samples`, `bilevel` and `baselines`
 have the numbers before."""
 
+LEAKY: tuple[NeuronKind, ...] = ("lif", "alif")
 SPIKING: tuple[NeuronKind, ...] = ("if", "lif", "alif", "binary")
 KINDS: tuple[NeuronKind, ...] = (*SPIKING, "relu")
 
@@ -115,7 +117,7 @@ class Tune:
             "resume": resume, "device": device, "workers": workers, "show": show, "say": say,
             "weights": weights, "download": download,
         }  # fmt: skip
-        if self.config.method in ("dgs", "tps", "hns"):
+        if self.config.method in ("dgs", "tps", "hns", "tau", "plif"):
             found, history, first = self._searched(**options)
         else:
             found, history, first = self._without_search(resume=resume), (), True
@@ -174,15 +176,17 @@ class Tune:
         if config.method == "dgs":
             targets = learning(network, tunable(network, config.nodes, SPIKING))
             return SurrogateSearch(network, targets, config)
+        if config.method in ("tau", "plif"):
+            return LearnedTau(network, tunable(network, config.nodes, LEAKY), config.method)
         if config.method == "tps":
-            targets = tunable(network, config.nodes, ("lif", "alif"))
+            targets = tunable(network, config.nodes, LEAKY)
             return TemporalParameterSearch(network, targets, config)
         return HybridSearch(network, tunable(network, config.nodes, KINDS), config)
 
     def _without_search(self, *, resume: bool) -> Genotype:
         """The baselines that only annotate."""
         config = self.config
-        kinds = ("lif", "alif") if config.method == "random" else SPIKING
+        kinds = LEAKY if config.method == "random" else SPIKING
         targets = tunable(build(self.genotype), config.nodes, kinds)
         found = annotate(self.genotype, handcrafted(targets, config))
         if not resume:

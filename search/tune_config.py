@@ -10,8 +10,9 @@ from snnir.data import Augmentation
 from snnir.genotype.ast import NeuronKind
 from snnir.training.config import Count, Descent, NotNegative, Positive, TrainingConfig
 
-TuneMethod = Literal["dgs", "tps", "hns", "random", "if", "alif", "relu"]
-"""dgs, tps, hns: searches. random: tau drawn evenly. The others: neurons of that kind."""
+TuneMethod = Literal["dgs", "tps", "hns", "tau", "plif", "random", "if", "alif", "relu"]
+"""dgs, tps, hns: searches. tau, plif: time constants by gradient. random: tau drawn evenly. The
+others: neurons of that kind."""
 
 
 class TuneConfig(Descent):

@@ -47,11 +47,11 @@ class PlainSpike(torch.autograd.Function):
         return g, -g, None, None
 
 
-def plain_neuron(n: Neuron, current, v=None, a=None):
+def plain_neuron(n: Neuron, current, v=None, a=None, leak=None):
     """The equations of method §1, step by step, with autograd doing the rest."""
     if n.kind == "relu":
         return torch.clamp(current, min=0)
-    tau = {"if": 1.0, "binary": 0.0}.get(n.kind, n.tau)
+    tau = {"if": 1.0, "binary": 0.0}.get(n.kind, n.tau) if leak is None else leak
     kept = torch.zeros_like(current[0]) if v is None else v
     rise = torch.zeros_like(current[0]) if a is None else a
     spikes = []
@@ -95,6 +95,34 @@ def test_values_and_gradients_equal_the_plain_neuron(kind, surrogate, detach_res
     (expected * weight).sum().backward()
     assert theirs.grad.abs().max() > 0.01
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+@pytest.mark.parametrize("kind", ["lif", "alif"])
+def test_the_gradient_of_a_learned_leak(kind, started, detach_reset, monkeypatch):
+    """From rest and from a state, in one block and in several."""
+    n = neuron(kind, surrogate="arctan", detach_reset=detach_reset)
+    state = {"v": 0.4 * torch.ones(3, 4, 5, dtype=torch.float64)} if started else {}
+    if started and kind == "alif":
+        state["a"] = torch.zeros(3, 4, 5, dtype=torch.float64)
+    for values in (2**18, 2 * 60):
+        monkeypatch.setattr("snnir.lower.neurons.CACHED_VALUES", values)
+        results = []
+        for ours in (True, False):
+            current = currents().requires_grad_()
+            leak = torch.tensor(0.37, dtype=torch.float64, requires_grad=True)
+            if ours:
+                found, _ = run_neuron(n, current, dict(state), leak=leak)
+            else:
+                found = plain_neuron(n, current, v=state.get("v"), leak=leak)
+            torch.manual_seed(1)
+            (found * torch.randn_like(found)).sum().backward()
+            results.append((found.detach(), current.grad, leak.grad))
+        assert torch.equal(results[0][0], results[1][0])
+        assert results[1][2].abs() > 0.01
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["if", "lif", "alif"])

@@ -414,6 +414,19 @@ def test_the_candidates_mixed_are_the_network_where_all_are_its_weights():
 # --- baselines, composition, interruption -----------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["tau", "plif"])
+def test_time_constants_learned_by_gradient(tmp_path, method):
+    found = tuned(tmp_path / "run", method=method, retrain_epochs=1)
+    lines = annotations(found.genotype)
+    assert list(lines) == NEURONS
+    assert all(0 <= a.tau <= 0.99 for a in lines.values())
+    moved = [path for path, a in lines.items() if abs(a.tau - 0.2) > 1e-4]
+    assert len(moved) > len(NEURONS) / 2, "steps of gradient descent move what has a gradient"
+    assert found.history[0].scalars[f"tau/{moved[0]}"] != lines[moved[0]].tau
+    assert found.retrained is not None
+    assert not any(n.learned for n in build(found.genotype).neurons)
+
+
 @pytest.mark.parametrize("method", ["random", "if", "alif", "relu"])
 def test_baselines_annotate_and_train(tmp_path, method):
     found = tuned(tmp_path / "run", method=method, retrain_epochs=2)

@@ -143,10 +143,11 @@ def tune(
     data: Data,
     out: Out = None,
     method: Annotated[
-        Literal["dgs", "tps", "hns", "random", "if", "alif", "relu"] | None,
+        Literal["dgs", "tps", "hns", "tau", "plif", "random", "if", "alif", "relu"] | None,
         typer.Option(
             help="dgs: surrogate temperatures; tps: time constants (default); hns: spiking or not. "
-            "random: time constants drawn evenly; if, alif, relu: neurons of that kind."
+            "tau, plif: time constants by gradient; random: drawn evenly; if, alif, relu: neurons "
+            "of that kind."
         ),
     ] = None,
     nodes: Annotated[

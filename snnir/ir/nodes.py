@@ -332,6 +332,15 @@ class Slice(_SameDomain):
         return (self.stop - self.start, *shape[1:])
 
 
+class LearnedLeak(NamedTuple):
+    """A leak factor that the gradient moves: the parameter itself, `tau`, within [0, 1); or `plif`,
+    1 - sigmoid(parameter) (method §1; paper eq. 24)."""
+
+    parameter: str
+    """Its full name."""
+    form: Literal["tau", "plif"]
+
+
 class Neuron(Node):
     """A neuron model (method §1). u: membrane, I: input current, y: spikes, H(x) = [x > 0].
 
@@ -350,6 +359,8 @@ class Neuron(Node):
     surrogate: SurrogateKind = "dspike"
     b: Annotated[float, Field(gt=0)] = 3.0
     detach_reset: bool = False
+    learned: LearnedLeak | None = None
+    """What is learned in the place of tau."""
     parts: tuple[Owner, ...] = ()
     """The neurons that a merged one stands for, side by side along the channels."""
 
@@ -361,6 +372,9 @@ class Neuron(Node):
     def leak(self) -> float:
         """The share of the membrane kept per step."""
         return {"if": 1.0, "binary": 0.0, "relu": 0.0}.get(self.kind, self.tau)
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        return {self.learned.parameter: ()} if self.learned else {}
 
     @property
     def states(self) -> tuple[str, ...]:

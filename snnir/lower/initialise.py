@@ -10,7 +10,7 @@ import numpy as np
 
 from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import BatchNorm, Conv, Linear, Neuron, Node, WeightLayer
+from snnir.ir.nodes import BatchNorm, Conv, LearnedLeak, Linear, Neuron, Node, WeightLayer
 from snnir.weights import Weights, expected_shapes
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ MAX_ROUNDS = 24
 
 def initial_weights(graph: Graph, seed: int) -> Weights:
     """Seeded initial weights: U(±1/sqrt(fan_in)) for weights and biases (torch's default), batch
-    norm at the identity, search logits at 1e-3 (paper: initialised to a small epsilon).
+    norm at the identity, search logits at 1e-3 (paper: initialised to a small epsilon), learned
+    leak factors at the neuron's tau.
 
     Every array depends on the seed and its own name alone.
     """
@@ -34,11 +35,15 @@ def initial_weights(graph: Graph, seed: int) -> Weights:
         if isinstance(node, Conv | Linear)
         for owner in node.owners
     }
+    leaks = {n.learned: n.tau for n in graph.neurons if n.learned}
+    initial_leaks = {leak.parameter: _initial_leak(leak, tau) for leak, tau in leaks.items()}
     norms = {owner.path for node in graph.of_type(BatchNorm) for owner in node.owners}
     weights: Weights = {}
     for name, shape in expected_shapes(graph).items():
         path, kind = name.rsplit(".", 1)
-        if path in norms:
+        if name in initial_leaks:
+            value = np.array(initial_leaks[name])
+        elif path in norms:
             value = np.full(shape, 1.0 if kind in ("weight", "running_var") else 0.0)
         elif kind == "logits":
             value = np.full(shape, 1e-3)
@@ -47,6 +52,12 @@ def initial_weights(graph: Graph, seed: int) -> Weights:
             value = _generator(seed, name).uniform(-bound, bound, shape)
         weights[name] = value.astype(np.float32)
     return weights
+
+
+def _initial_leak(leak: LearnedLeak, tau: float) -> float:
+    """The parameter that stands for tau; for `plif` the nearest there is."""
+    inside = min(0.999, max(0.001, tau))
+    return float(np.log((1 - inside) / inside)) if leak.form == "plif" else tau
 
 
 def seeded_inputs(graph: Graph, seed: int, samples: int) -> list[np.ndarray]:

@@ -22,20 +22,27 @@ step [N, …]."""
 
 
 def run_neuron(
-    neuron: Neuron, current: Tensor, state: NeuronState, *, in_place: bool = False
+    neuron: Neuron,
+    current: Tensor,
+    state: NeuronState,
+    *,
+    in_place: bool = False,
+    leak: Tensor | None = None,
 ) -> tuple[Tensor, NeuronState]:
     """Run `neuron` on currents [T, N, …] from `state` (empty: at rest); equations in
     `snnir.ir.nodes.Neuron`, method §1.
 
     Returns spikes [T, N, …] (for relu: activations) and the state after the last step. With
     `in_place` the membranes take the currents' place in memory: for currents nothing else reads.
+    `leak`, one number, takes the place of the neuron's and has a gradient.
     """
     if neuron.kind == "relu":
         return torch.relu(current), {}
     if not neuron.states:
-        spikes, *_ = _Spiking.apply(current.unsqueeze(0), None, None, neuron, in_place)
+        spikes, *_ = _Spiking.apply(current.unsqueeze(0), None, None, None, neuron, in_place)
         return spikes.squeeze(0), {}
-    spikes, v, a = _Spiking.apply(current, state.get("v"), state.get("a"), neuron, in_place)
+    v, a = state.get("v"), state.get("a")
+    spikes, v, a = _Spiking.apply(current, v, a, leak, neuron, in_place)
     return spikes, {"v": v, "a": a} if neuron.kind == "alif" else {"v": v}
 
 
@@ -74,6 +81,7 @@ class _Spiking(torch.autograd.Function):
         current: Tensor,
         v: Tensor | None,
         a: Tensor | None,
+        leak: Tensor | None,
         neuron: Neuron,
         in_place: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -83,13 +91,15 @@ class _Spiking(torch.autograd.Function):
         spikes = torch.empty_like(membranes)
         threshold: float | Tensor = neuron.v_threshold
         ctx.started = v is not None
+        ctx.leak = neuron.leak if leak is None else float(leak)
+        ctx.first = v if leak is not None else None
         if adaptive and a is None:
             a = torch.zeros_like(membranes[0])
         for t in range(len(membranes)):
             u, y = membranes[t], spikes[t]
             if v is not None:
                 # multiply, then add: each rounds as it does in an exported model
-                leaked = v.mul_(neuron.leak) if t else v * neuron.leak
+                leaked = v.mul_(ctx.leak) if t else v * ctx.leak
                 torch.add(current[t], leaked, out=u)
             elif not in_place:
                 u.copy_(current[t])
@@ -113,6 +123,7 @@ class _Spiking(torch.autograd.Function):
         neuron: Neuron = ctx.neuron
         if grad_spikes is None:
             grad_spikes = torch.zeros_like(membranes)
+        total = torch.zeros((), dtype=torch.float64, device=membranes.device)
         leak = 1.0  # the state after the last step has not leaked yet
         for block in _blocks(membranes):
             u, gy = membranes[block], grad_spikes[block]
@@ -136,10 +147,30 @@ class _Spiking(torch.autograd.Function):
                     gu = u[t].copy_(gs[t])
                 else:
                     gu = torch.addcmul(gs[t], gu, passes[t], value=leak, out=u[t])
-                leak = neuron.leak
+                leak = ctx.leak
+                if ctx.needs_input_grad[3]:
+                    at = block.start + t
+                    total += _kept(neuron, membranes, thresholds, at - 1, ctx.first, gu)
         assert gu is not None
         state = (gu * leak, ga) if ctx.started else (None, None)
-        return (membranes, *state, None, None)
+        return (membranes, *state, total if ctx.needs_input_grad[3] else None, None, None)
+
+
+def _kept(
+    neuron: Neuron,
+    membranes: Tensor,
+    thresholds: Tensor | None,
+    t: int,
+    first: Tensor | None,
+    gradient: Tensor,
+) -> Tensor | float:
+    """Σ gradient · u·(1 - y) at step t, or with the state before the first step: what a step adds
+    to the leak's gradient, `gradient` being that of the membranes at t + 1."""
+    if t < 0:
+        return 0.0 if first is None else (gradient * first).sum(dtype=torch.float64)
+    u = membranes[t]
+    threshold = neuron.v_threshold if thresholds is None else thresholds[t]
+    return (gradient * u * (u <= threshold)).sum(dtype=torch.float64)
 
 
 def _blocks(x: Tensor) -> list[slice]:

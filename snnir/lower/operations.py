@@ -86,9 +86,21 @@ def _neuron(node: ir.Neuron, flow: Flow, current: Value, in_place: bool) -> Valu
         if f"{node.path}.{name}" in flow.state
     }
     in_place = in_place and current.stepped
-    out, state = run_neuron(node, current.unfolded(flow.steps), state, in_place=in_place)
+    leak = learned_leak(node, flow.module)
+    out, state = run_neuron(node, current.unfolded(flow.steps), state, in_place=in_place, leak=leak)
     flow.new_state |= {f"{node.path}.{name}": value for name, value in state.items()}
     return Value(out.flatten(0, 1), True)
+
+
+LARGEST_LEAK = 0.99
+
+
+def learned_leak(node: ir.Neuron, module: SpikingModule) -> Tensor | None:
+    """The leak factor that a neuron's parameter stands for, if it has one."""
+    if node.learned is None:
+        return None
+    value = module.parameter(node.learned.parameter)
+    return value.clamp(0, LARGEST_LEAK) if node.learned.form == "tau" else 1 - value.sigmoid()
 
 
 def _add(inputs: list[Tensor], in_place: bool) -> Tensor:
