@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record
 from snnir.training.run import (
     Trained,
+    finished,
     open_splits,
     prepare_folder,
     read_fp32,
@@ -36,6 +37,8 @@ from snnir.training.run import (
     write_epoch,
 )
 from snnir.training.trainer import Companion, Progress, Trainer
+
+SEARCHES = ("dgs", "tps", "hns", "tau", "plif")
 
 RANDOM_TAU = 6
 """Seeds the generator of random time constants; `snnir.data.samples`, `bilevel` and `baselines`
@@ -71,7 +74,8 @@ class Tuned:
     """As genotype.snn of the folder has it."""
     history: Sequence[Record] = ()
     """Of the search, a record per epoch."""
-    retrained: Trained | None = None
+    trained: Trained | None = None
+    """The run that trained the genotype: the retraining, or DGS's own."""
     first: bool = True
     """Whether this process is the first of those that torchrun started: the one that speaks."""
 
@@ -117,16 +121,17 @@ class Tune:
             "resume": resume, "device": device, "workers": workers, "show": show, "say": say,
             "weights": weights, "download": download,
         }  # fmt: skip
-        if self.config.method in ("dgs", "tps", "hns", "tau", "plif"):
-            found, history, first = self._searched(**options)
+        if self.config.method in SEARCHES:
+            tuned = self._searched(**options)
         else:
-            found, history, first = self._without_search(resume=resume), (), True
+            tuned = Tuned(self.folder, self._without_search())
         if self.config.method == "dgs" or not self.config.retrain_epochs:
-            return Tuned(self.folder, found, history, None, first)
+            return tuned
         own = self.folder / "retrain"
         options["resume"] = (own / "checkpoint.pt").exists()
-        trained = train_network(found, self.data, own, self.config.retraining(), **options)
-        return Tuned(self.folder, found, history, trained, trained.first)
+        recipe = self.config.retraining()
+        trained = train_network(tuned.genotype, self.data, own, recipe, **options)
+        return replace(tuned, trained=trained)
 
     def _searched(
         self,
@@ -138,7 +143,7 @@ class Tune:
         download: bool,
         show: Callable[[Progress], None],
         say: Say,
-    ) -> tuple[Genotype, Sequence[Record], bool]:
+    ) -> Tuned:
         data, config, folder = self.data, self.config, self.folder
         network = build(self.genotype)
         search = self._search(network)
@@ -154,7 +159,7 @@ class Tune:
                 arrays |= read_fp32(network, weights)
             module = SpikingModule(graph, arrays).to(processes.device)
             search.start(module, processes)
-            processes.first_alone(lambda: prepare_folder(folder, self._files(), resume=resume))
+            processes.first_alone(lambda: self._prepare(resume=resume))
             trainer = Trainer(
                 module, splits, config, folder, processes,
                 genotype=print_genotype(self.genotype), data=data, workers=workers, unread={},
@@ -169,7 +174,9 @@ class Tune:
                     write_epoch(folder, trainer.history, title=f"{network.name}: {config.method}")
                     self._write(annotate(self.genotype, search.annotations()))
                     say(record.line())
-            return annotate(self.genotype, search.annotations()), trainer.history, processes.first
+            found = annotate(self.genotype, search.annotations())
+            trained = finished(trainer, network, splits, processes) if search.keeps_best else None
+            return Tuned(folder, found, trainer.history, trained, processes.first)
 
     def _search(self, network: Graph) -> NeuronSearch:
         config = self.config
@@ -183,16 +190,20 @@ class Tune:
             return TemporalParameterSearch(network, targets, config)
         return HybridSearch(network, tunable(network, config.nodes, KINDS), config)
 
-    def _without_search(self, *, resume: bool) -> Genotype:
+    def _without_search(self) -> Genotype:
         """The baselines that only annotate."""
         config = self.config
         kinds = LEAKY if config.method == "random" else SPIKING
         targets = tunable(build(self.genotype), config.nodes, kinds)
         found = annotate(self.genotype, handcrafted(targets, config))
-        if not resume:
-            prepare_folder(self.folder, self._files(), resume=False)
+        begun = (self.folder / "base.snn").exists()
+        written = () if begun else ("genotype.snn",)
+        prepare_folder(self.folder, self._files(), resume=False, written=written)
         self._write(found)
         return found
+
+    def _prepare(self, *, resume: bool) -> None:
+        prepare_folder(self.folder, self._files(), resume=resume, written=("genotype.snn",))
 
     def _files(self) -> dict[str, str]:
         """What describes the run."""

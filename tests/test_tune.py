@@ -250,7 +250,7 @@ def test_tps_leaves_what_it_promises(tmp_path):
         "curve.svg", "tensorboard", "retrain",
     }  # fmt: skip
     assert parse((folder / "retrain" / "genotype.snn").read_text()) == found.genotype
-    assert found.retrained is not None
+    assert found.trained is not None
     assert (folder / "retrain" / "best.safetensors").exists()
 
 
@@ -423,7 +423,7 @@ def test_time_constants_learned_by_gradient(tmp_path, method):
     moved = [path for path, a in lines.items() if abs(a.tau - 0.2) > 1e-4]
     assert len(moved) > len(NEURONS) / 2, "steps of gradient descent move what has a gradient"
     assert found.history[0].scalars[f"tau/{moved[0]}"] != lines[moved[0]].tau
-    assert found.retrained is not None
+    assert found.trained is not None
     assert not any(n.learned for n in build(found.genotype).neurons)
 
 
@@ -444,7 +444,7 @@ def test_baselines_annotate_and_train(tmp_path, method):
     graph = run_passes(ANALYSIS, build(found.genotype)).graph
     kinds = {n.kind for n in graph.neurons if not n.path.startswith("auxiliary")}
     assert kinds == ({"lif", "alif"} if method == "random" else {method})
-    first, second = found.retrained.history
+    first, second = found.trained.history
     assert second.train_loss < first.train_loss
 
 

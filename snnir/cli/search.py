@@ -281,14 +281,16 @@ def _recipe(preset: str | None, config: Path | None, default: D, presets: Mappin
 
 
 def _tuned_summary(found: Tuned) -> dict[str, Any]:
-    """Accuracy is the retrained network's, or else that of the last epoch with candidates."""
-    trained = found.retrained
-    weights = "best.safetensors" if trained is None else "retrain/best.safetensors"
+    """Accuracy is the trained network's on the test set; without retraining, that of the last epoch
+    with all candidates."""
+    trained = found.trained
+    folder = found.folder if trained is None else trained.folder
+    weights = folder / ("last.safetensors" if trained is None else "best.safetensors")
     last = found.history[-1].accuracy if found.history else None
     return {
         "folder": str(found.folder),
         "genotype": str(found.folder / "genotype.snn"),
-        "weights": str(found.folder / weights),
+        "weights": str(weights),
         "accuracy": last if trained is None else (trained.test or trained.best).accuracy,
     }
 

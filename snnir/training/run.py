@@ -99,7 +99,7 @@ def train_network(
             if processes.first:
                 write_epoch(folder, trainer.history, title=f"{genotype.name} on {data}")
                 say(record.line())
-        return _result(trainer, network, splits, processes)
+        return finished(trainer, network, splits, processes)
 
 
 def open_splits(network: Graph, data: str, config: Descent, *, download: bool = False) -> Splits:
@@ -224,7 +224,8 @@ def write_epoch(folder: Path, history: list[Record], *, title: str) -> None:
     write_curve(folder / "curve.svg", history, title=title)
 
 
-def _result(trainer: Trainer, network: Graph, splits: Splits, processes: Processes) -> Trained:
+def finished(trainer: Trainer, network: Graph, splits: Splits, processes: Processes) -> Trained:
+    """What a run came to; its best weights evaluated on the test set, unless chosen on it."""
     test = None
     if splits.validation is not None and processes.first:
         module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
