@@ -263,7 +263,8 @@ def test_models_lists_the_box(run):
     assert code == 0
     listed = {m["name"]: m for m in json.loads(out)["models"]}
     assert set(listed) == {
-        "cifar_space", "fashion_small", "spikedhs_cla", "spikedhs_cla_large", "spikedhs_stereo",
+        "cifar_space", "cifar_two_cell_space", "fashion_searched", "fashion_small",
+        "fashion_space", "spikedhs_cla", "spikedhs_cla_large", "spikedhs_stereo",
         "stereo_space",
     }  # fmt: skip
     assert listed["spikedhs_stereo"]["parameters"] == 868_824
