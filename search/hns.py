@@ -103,7 +103,12 @@ class HybridSearch:
         with torch.no_grad():
             energy = float(self.energy())
         relu = sum(kind == "relu" for kind in self.kinds().values()) / len(self._targets)
-        return {"energy_loss": energy, "share/relu": relu} | self._relaxation.scalars()
+        scalars = {"energy_loss": energy, "share/relu": relu}
+        if "relu" in self._kinds:
+            number = self._kinds.index("relu")
+            for path, a in self._logits().items():
+                scalars[f"relu/{path}"] = float(torch.softmax(a.detach(), 0)[number])
+        return scalars | self._relaxation.scalars()
 
     def state(self) -> dict[str, Any]:
         return self._relaxation.state()

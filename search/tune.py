@@ -24,6 +24,7 @@ from snnir.search.learned_tau import LearnedTau
 from snnir.search.neurons import Targets, annotate, tunable
 from snnir.search.tps import LARGEST_TAU, TemporalParameterSearch
 from snnir.search.tune_config import TuneConfig
+from snnir.search.tune_picture import write_tune_picture
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record
 from snnir.training.run import (
@@ -103,7 +104,7 @@ class Tune:
         """Tune, and leave in `folder`: genotype.snn, the genotype with what was found so far in its
         `annotate` block; base.snn, config.toml, and in `retrain` the run that trains it (see
         `snnir.training.train_network`); of a search also checkpoint.pt, log.jsonl, curve.svg,
-        tensorboard/ and last.safetensors (with the candidates' logits).
+        tune.svg, tensorboard/ and last.safetensors (with the candidates' logits).
 
         `weights`: what the search and the retraining start from, seeded initial ones when None.
 
@@ -171,7 +172,9 @@ class Tune:
                 trainer.resume()
             for record in trainer.run():
                 if processes.first:
-                    write_epoch(folder, trainer.history, title=f"{network.name}: {config.method}")
+                    title = f"{network.name}: {config.method}"
+                    write_epoch(folder, trainer.history, title=title)
+                    write_tune_picture(folder / "tune.svg", trainer.history, title=title)
                     self._write(annotate(self.genotype, search.annotations()))
                     say(record.line())
             found = annotate(self.genotype, search.annotations())

@@ -247,7 +247,7 @@ def test_tps_leaves_what_it_promises(tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "base.snn", "genotype.snn", "config.toml", "checkpoint.pt", "last.safetensors", "log.jsonl",
-        "curve.svg", "tensorboard", "retrain",
+        "curve.svg", "tune.svg", "tensorboard", "retrain",
     }  # fmt: skip
     assert parse((folder / "retrain" / "genotype.snn").read_text()) == found.genotype
     assert found.trained is not None
