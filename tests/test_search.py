@@ -608,7 +608,7 @@ def test_a_stopped_search_resumes_to_the_same_genotype(searched, tmp_path, how):
 # --- several processes ------------------------------------------------------------------------
 
 TWENTY_STEPS = """
-import json, sys, torch
+import gc, json, sys, torch
 from pathlib import Path
 from snnir.data import Splits
 from snnir.genotype import parse
@@ -643,6 +643,9 @@ with joined_processes("cpu") as processes:
         state = {k: v.flatten()[:5].tolist() for k, v in module.state_dict().items()}
         rates = record.firing_rates
         Path(sys.argv[2], "found.json").write_text(json.dumps([losses, state, rates]))
+# no thread of the process group may outlive the interpreter
+del trainer, search
+gc.collect()
 """
 
 

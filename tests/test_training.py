@@ -534,7 +534,7 @@ def test_stereo_does_not_train_yet(tmp_path):
 # --- several processes ------------------------------------------------------------------------
 
 TWENTY_STEPS = """
-import json, sys, torch
+import gc, json, sys, torch
 from pathlib import Path
 from snnir.genotype import parse
 from snnir.ir import build
@@ -565,6 +565,9 @@ with joined_processes("cpu") as processes:
         weights = {k: v.flatten()[:5].tolist() for k, v in module.state_dict().items()}
         Path(sys.argv[2], "found.json").write_text(json.dumps(
             [losses, statistics, weights, rates, record.accuracy]))
+# no thread of the process group may outlive the interpreter
+del trainer
+gc.collect()
 """
 
 PARALLEL = """snn 1

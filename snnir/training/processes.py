@@ -34,7 +34,7 @@ class Processes:
         if self.count == 1:
             return module
         module.synchronised = True
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        return DistributedDataParallel(module, forward_sync_buffers=False)
 
     def total(self, *values: float) -> list[float]:
         """The sums over the processes."""
