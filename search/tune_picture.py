@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from snnir.files import write_whole
-from snnir.training.record import Record
+from snnir.training.record import Record, write_figure
 
 MOVING = {
     "b/": "temperature b",
@@ -41,14 +39,7 @@ def write_tune_picture(path: Path, history: Sequence[Record], *, title: str) -> 
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
             axes.legend(frameon=False, fontsize=6, ncols=4, **place)
     _firing_rates(firing, history)
-    for axes in (*panels, firing):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    figure.suptitle(title)
-    picture = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "snnir"}):
-        figure.savefig(picture, format="svg", metadata={"Date": None})
-    write_whole(path, picture.getvalue())
+    write_figure(path, figure, title=title)
 
 
 def _by_layer(history: Sequence[Record], prefix: str) -> Mapping[str, list[float]]:

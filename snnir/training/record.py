@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from snnir.files import writable_folder, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Record(BaseModel):
@@ -78,7 +82,6 @@ def _scalars(record: Record) -> dict[str, float]:
 
 def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
     """Accuracy, loss and firing rate over the epochs as an SVG picture. Raises SnnirError."""
-    import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -96,6 +99,14 @@ def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
     for axes, name in ((accuracy, "accuracy"), (loss, "loss"), (firing, "mean firing rate")):
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    write_figure(path, figure, title=title)
+
+
+def write_figure(path: Path, figure: Figure, *, title: str) -> None:
+    """A figure as an SVG picture, the same bytes for the same figure. Raises SnnirError."""
+    import matplotlib
+
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
