@@ -72,9 +72,8 @@ class Relaxation:
         self._step_logits(True)
         loss, correct = trainer.loss(x, target, self._parallel)
         self._optimizer.zero_grad()
-        (loss * self._processes.count).backward()  # DDP averages what is to be a sum
-        if penalty is not None:
-            penalty().backward()
+        goal = loss * self._processes.count  # DDP averages what is to be a sum
+        (goal if penalty is None else goal + penalty()).backward()
         self._step_logits(False)
         total, right, samples = self._processes.total(float(loss.detach()), correct, len(target))
         trainer.refuse_infinite({"a loss of the architecture's step": total})

@@ -122,17 +122,18 @@ class Tune:
             "resume": resume, "device": device, "workers": workers, "show": show, "say": say,
             "weights": weights, "download": download,
         }  # fmt: skip
-        if self.config.method in SEARCHES:
-            tuned = self._searched(**options)
-        else:
-            tuned = Tuned(self.folder, self._without_search())
-        if self.config.method == "dgs" or not self.config.retrain_epochs:
-            return tuned
-        own = self.folder / "retrain"
-        options["resume"] = (own / "checkpoint.pt").exists()
-        recipe = self.config.retraining()
-        trained = train_network(tuned.genotype, self.data, own, recipe, **options)
-        return replace(tuned, trained=trained)
+        with joined_processes(device) as processes:  # once: a group cannot be joined again
+            if self.config.method in SEARCHES:
+                tuned = self._searched(**options)
+            else:
+                tuned = self._annotated(processes)
+            if self.config.method == "dgs" or not self.config.retrain_epochs:
+                return tuned
+            own = self.folder / "retrain"
+            options["resume"] = (own / "checkpoint.pt").exists()
+            recipe = self.config.retraining()
+            trained = train_network(tuned.genotype, self.data, own, recipe, **options)
+            return replace(tuned, trained=trained)
 
     def _searched(
         self,
@@ -193,17 +194,20 @@ class Tune:
             return TemporalParameterSearch(network, targets, config)
         return HybridSearch(network, tunable(network, config.nodes, KINDS), config)
 
-    def _without_search(self) -> Genotype:
+    def _annotated(self, processes: Processes) -> Tuned:
         """The baselines that only annotate."""
         config = self.config
         kinds = LEAKY if config.method == "random" else SPIKING
         targets = tunable(build(self.genotype), config.nodes, kinds)
         found = annotate(self.genotype, handcrafted(targets, config))
+        processes.first_alone(lambda: self._write_annotated(found))
+        return Tuned(self.folder, found, first=processes.first)
+
+    def _write_annotated(self, found: Genotype) -> None:
         begun = (self.folder / "base.snn").exists()
         written = () if begun else ("genotype.snn",)
         prepare_folder(self.folder, self._files(), resume=False, written=written)
         self._write(found)
-        return found
 
     def _prepare(self, *, resume: bool) -> None:
         prepare_folder(self.folder, self._files(), resume=resume, written=("genotype.snn",))

@@ -506,6 +506,27 @@ def test_a_killed_run_resumes_to_the_same(tmp_path, method):
     assert results[0] == results[1]
 
 
+def test_torchrun_tunes(tmp_path):
+    """A search and the training after it, in two processes."""
+    (tmp_path / "net.snn").write_text(DIGITS)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    options = ("--method", "hns", "--energy-weight", "0.01", "--epochs", "2", "-o", "run", "--json")
+    done = subprocess.run(
+        [*launch, "-m", "snnir", *COMMAND, *options],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["weights"] == "run/retrain/best.safetensors"
+    assert (tmp_path / "run" / "retrain" / "best.safetensors").exists()
+
+
 def test_tune_as_typed(run, tmp_path):
     (tmp_path / "net.snn").write_text(DIGITS)
     code, out, err = run(*COMMAND, "--nodes", "trunk.layers[*].n0", "-o", "tuned", "--json")
