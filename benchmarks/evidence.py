@@ -43,7 +43,7 @@ class Run:
 
     @property
     def result(self) -> Path:
-        return self.folder.with_suffix(".json")
+        return self.folder.with_name(f"{self.folder.name}.json")
 
     def finish(self) -> dict[str, Any]:
         """Run it, or what is left of it, unless it is done; returns what it printed."""
