@@ -46,7 +46,7 @@ from snnir.ir.graph import Graph
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import calibrate_batch_norm, calibrated_weights
 from snnir.lower.memory import keep_freed_memory
-from snnir.passes import SEARCH, run_passes
+from snnir.passes import TRAINING, run_passes
 
 STEPS, CLASSES, IN_CHANNELS = 6, 10, 3
 SIDES = ("snnir", "snnir bf16", "plain", "plain batched", "convolutions")
@@ -59,7 +59,7 @@ SPEED, MEMORY = 2.0, 0.5
 
 def our_graph(channels: int) -> Graph:
     space = retarget(parse(models.source("cifar_space")), [f"channels={channels}"])
-    return run_passes(SEARCH, build(space)).graph
+    return run_passes(TRAINING, build(space)).graph
 
 
 def our_alpha(net: SpikingModule) -> list[nn.Parameter]:

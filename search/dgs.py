@@ -4,8 +4,8 @@ Before every `interval`-th epoch after the first, for `iterations` batches: from
 node, candidates w_i each make one step of plain gradient descent with the surrogate's temperature
 at b + (i - N // 2) · `b_step`; the network runs with the node's currents mixed,
 I = Σ softmax(a)_i · I_i (eq. 18); a makes one step from where it is set to at every batch. Then b
-moves to the candidate with the largest mean softmax(a). Nothing else changes: weights, running
-statistics and momentum stay.
+moves to the candidate with the largest mean softmax(a), of equals the one in the middle. Nothing
+else changes: weights, running statistics and momentum stay.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from snnir.genotype import ast
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Add, BatchNorm, Conv, Gate, Linear, Mixed, Neuron, Owner, WeightLayer
 from snnir.lower import SpikingModule
-from snnir.passes import ANALYSIS, STACKING, TRAINING, Pass, run_passes
+from snnir.lower.initialise import INITIAL_LOGIT
+from snnir.passes import ANALYSIS, Pass, run_passes
 from snnir.passes.apply_annotations import language_path, owner_path
-from snnir.search.neurons import Targets
+from snnir.search.neurons import Targets, to_train
 from snnir.search.relaxation import logits_of
 from snnir.search.tune_config import TuneConfig
 from snnir.training.processes import Processes
 from snnir.training.trainer import Trainer
 
-INITIAL = 1e-3
-"""Of every logit at every batch (the paper's epsilon)."""
 SMALLEST_B, LARGEST_B = 1.0, 6.0
 LINEAR: Final = ("triangle", "arctan")
 """Surrogates that are proportional to b."""
@@ -99,7 +98,8 @@ class SurrogateSearch:
                 parameter.requires_grad_(was)
             module.follow(self.graph)
         for path, mean in means.items():
-            self.b[path] = self._candidates(path)[int(mean.argmax())]
+            best = max(range(len(mean)), key=lambda i: (float(mean[i]), i == len(mean) // 2))
+            self.b[path] = self._candidates(path)[best]
         module.follow(self.graph)
         self._saved = copy.deepcopy(self._adam.state_dict())
 
@@ -165,7 +165,7 @@ class SurrogateSearch:
         self._module.requires_grad_(False)
         with torch.no_grad():
             for parameter in logits:
-                parameter.fill_(INITIAL)
+                parameter.fill_(INITIAL_LOGIT)
                 parameter.requires_grad_(True)
         loss, _ = trainer.loss(x, target, self._mixed)
         gradients = self._summed(torch.autograd.grad(loss, logits))
@@ -238,8 +238,7 @@ def with_temperatures(network: Graph, temperatures: Mapping[str, float]) -> Grap
             graph.replace(neuron.model_copy(update={"b": b}))
         return bool(temperatures)
 
-    steps = (*ANALYSIS, Pass("set_temperatures", heat), *TRAINING[len(ANALYSIS) :])
-    return run_passes(steps, network).graph
+    return to_train(network, Pass("set_temperatures", heat))
 
 
 def relaxed_weights(network: Graph, targets: Targets, count: int) -> Graph:
@@ -256,7 +255,7 @@ def relaxed_weights(network: Graph, targets: Targets, count: int) -> Graph:
                 _relax_weights(graph, neuron, count)
         return True
 
-    return run_passes((*ANALYSIS, Pass("relax_weights", relax), *STACKING), network).graph
+    return to_train(network, Pass("relax_weights", relax))
 
 
 def _relax_weights(graph: Graph, neuron: Neuron, count: int) -> None:
@@ -272,7 +271,7 @@ def _relax_weights(graph: Graph, neuron: Neuron, count: int) -> None:
                     update={
                         "path": f"{layer.path}.{number}",
                         "owners": tuple(
-                            Owner(_candidate_name(own.path, number, leaf=False), own.channels)
+                            Owner(_candidate_owner(own.path, number), own.channels)
                             for own in layer.owners
                         ),
                     }
@@ -310,9 +309,11 @@ def _names(graph: Graph, neurons: Sequence[Neuron]) -> list[str]:
     return list(dict.fromkeys(name for layer in layers for name in layer.parameter_shapes()))
 
 
-def _candidate_name(name: str, number: int, *, leaf: bool = True) -> str:
-    """`conv.weight` -> `conv.candidate0.weight`; of an owner, `conv` -> `conv.candidate0`."""
-    if not leaf:
-        return f"{name}.candidate{number}"
-    owner, _, last = name.rpartition(".")
-    return f"{owner}.candidate{number}.{last}"
+def _candidate_owner(owner: str, number: int) -> str:
+    return f"{owner}.candidate{number}"
+
+
+def _candidate_name(name: str, number: int) -> str:
+    """`conv.weight` -> `conv.candidate0.weight`."""
+    owner, _, leaf = name.rpartition(".")
+    return f"{_candidate_owner(owner, number)}.{leaf}"

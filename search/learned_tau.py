@@ -15,9 +15,9 @@ from snnir.ir.graph import Graph
 from snnir.ir.nodes import LearnedLeak, Neuron
 from snnir.lower import SpikingModule
 from snnir.lower.operations import LARGEST_LEAK, learned_leak
-from snnir.passes import ANALYSIS, TRAINING, Pass, run_passes
+from snnir.passes import Pass
 from snnir.passes.apply_annotations import owner_path
-from snnir.search.neurons import Targets
+from snnir.search.neurons import Targets, to_train
 from snnir.training.processes import Processes
 from snnir.training.trainer import Trainer
 
@@ -44,8 +44,7 @@ class LearnedTau:
                 graph.replace(node.model_copy(update={"learned": leak}))
             return bool(paths)
 
-        steps = (*ANALYSIS, Pass("learn_leaks", learn), *TRAINING[len(ANALYSIS) :])
-        return run_passes(steps, self._network).graph
+        return to_train(self._network, Pass("learn_leaks", learn))
 
     def start(self, module: SpikingModule, processes: Processes) -> None:
         """Begin with a module of `graph`."""

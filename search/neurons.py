@@ -9,7 +9,7 @@ from snnir.genotype import Genotype, ast, parse, print_genotype
 from snnir.genotype.ast import NeuronKind
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron
-from snnir.passes import ANALYSIS, run_passes
+from snnir.passes import ANALYSIS, WIDENING, Pass, run_passes
 from snnir.passes.apply_annotations import language_path, matching
 from snnir.source import Source
 
@@ -52,6 +52,11 @@ def tunable(network: Graph, patterns: Sequence[str], kinds: Sequence[NeuronKind]
             f"{', '.join(kinds)}" + (f" among {', '.join(patterns)}" if patterns else "")
         )
     return targets
+
+
+def to_train(network: Graph, change: Pass) -> Graph:
+    """A network as built, changed once its annotations are applied, as it trains."""
+    return run_passes((*ANALYSIS, change, *WIDENING), network).graph
 
 
 def annotate(genotype: Genotype, found: Sequence[ast.Annotation]) -> Genotype:

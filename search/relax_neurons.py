@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Gate, Mixed, Neuron
-from snnir.passes import ANALYSIS, STACKING, Pass, run_passes
+from snnir.passes import Pass
 from snnir.passes.apply_annotations import owner_path
+from snnir.search.neurons import to_train
 from snnir.weights import Weights
 
 Candidates = Mapping[str, Sequence[Neuron]]
@@ -25,7 +26,7 @@ Candidates = Mapping[str, Sequence[Neuron]]
 def relaxed(network: Graph, candidates: Candidates) -> Graph:
     """A network as built, to be trained with these candidates."""
     relax = Pass("relax_neurons", lambda graph, weights: relax_neurons(graph, weights, candidates))
-    return run_passes((*ANALYSIS, relax, *STACKING), network).graph
+    return to_train(network, relax)
 
 
 def relax_neurons(graph: Graph, weights: Weights, candidates: Candidates) -> bool:

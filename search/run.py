@@ -15,7 +15,7 @@ from snnir.ir import build
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
-from snnir.passes import SEARCH, run_passes
+from snnir.passes import TRAINING, run_passes
 from snnir.search.architecture import genotype_of
 from snnir.search.baselines import Trial, best, run_baseline
 from snnir.search.bilevel import BilevelSearch, halve
@@ -26,7 +26,7 @@ from snnir.search.page import render_search
 from snnir.source import Source
 from snnir.training.processes import joined_processes
 from snnir.training.record import Record
-from snnir.training.run import open_splits, prepare_folder, refuse_batch, write_epoch
+from snnir.training.run import fetched_splits, prepare_folder, refuse_batch, write_epoch
 from snnir.training.trainer import Progress, Trainer
 
 Say = Callable[[str], None]
@@ -106,21 +106,17 @@ class Search:
         graph = build(self.space)
         keep_freed_memory()
         with joined_processes(device) as processes:
-            if download:
-                processes.first_alone(lambda: open_splits(graph, data, config, download=True))
-            splits = open_splits(graph, data, config)
+            splits = fetched_splits(graph, data, config, processes, download=download)
             halves = halve(splits.train, config.seed)
             refuse_batch(config, len(halves.a), "samples in half of the training set", processes)
             weights = initial_weights(graph, config.seed)
-            module = SpikingModule(run_passes(SEARCH, graph).graph, weights).to(processes.device)
+            module = SpikingModule(run_passes(TRAINING, graph).graph, weights).to(processes.device)
             processes.first_alone(lambda: self._prepare(resume=resume))
             search = BilevelSearch(module, halves.b, config, processes, workers=workers)
             shown = Splits(halves.a, halves.watched, splits.test, splits.classes)
             trainer = Trainer(
                 module, shown, config, folder, processes, genotype=print_genotype(self.space),
-                data=data, workers=workers, unread=weights, companion=search,
-                show=show if processes.first else lambda progress: None,
-                say=say if processes.first else lambda line: None,
+                data=data, workers=workers, unread=weights, companion=search, show=show, say=say,
             )  # fmt: skip
             if resume:
                 trainer.resume()

@@ -17,6 +17,8 @@ from snnir.genotype import ast
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron
 from snnir.lower import SpikingModule
+from snnir.lower.initialise import INITIAL_LOGIT
+from snnir.lower.operations import LARGEST_LEAK
 from snnir.passes.apply_annotations import owner_path
 from snnir.search.neurons import Targets
 from snnir.search.relax_neurons import Candidates, relaxed
@@ -25,11 +27,8 @@ from snnir.search.tune_config import TuneConfig
 from snnir.training.processes import Processes
 from snnir.training.trainer import Trainer
 
-INITIAL = 1e-3
-"""Of every logit (the paper's epsilon)."""
 DROPPED = -1e9
 """Of a candidate that clamping made equal to another: its softmax weight is exactly 0."""
-LARGEST_TAU = 0.99
 
 
 class TemporalParameterSearch:
@@ -90,7 +89,7 @@ class TemporalParameterSearch:
                 values = self._values(path, self._moving(path, self.iterations))
                 logits = self._relaxation.logits[owner_path(neurons[0].path)]
                 for k, value in enumerate(values):
-                    logits[k] = DROPPED if value in values[:k] else INITIAL
+                    logits[k] = DROPPED if value in values[:k] else INITIAL_LOGIT
 
     def _moving(self, path: str, iteration: int) -> str:
         """Which of a neuron's parameters moves in the search step of an iteration."""
@@ -100,7 +99,7 @@ class TemporalParameterSearch:
     def _values(self, path: str, name: str) -> list[float]:
         """The candidates of a parameter, clamped."""
         middle, d = self.taus[path][name], self._config.tau_step
-        return [round(min(LARGEST_TAU, max(0.0, middle + k * d)), 6) for k in (-1, 0, 1)]
+        return [round(min(LARGEST_LEAK, max(0.0, middle + k * d)), 6) for k in (-1, 0, 1)]
 
     def _candidates(self) -> Candidates:
         found: dict[str, list[Neuron]] = {}

@@ -18,19 +18,20 @@ from snnir.ir.graph import Graph
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
+from snnir.lower.operations import LARGEST_LEAK
 from snnir.search.dgs import SurrogateSearch, learning
 from snnir.search.hns import HybridSearch
 from snnir.search.learned_tau import LearnedTau
 from snnir.search.neurons import Targets, annotate, tunable
-from snnir.search.tps import LARGEST_TAU, TemporalParameterSearch
+from snnir.search.tps import TemporalParameterSearch
 from snnir.search.tune_config import TuneConfig
 from snnir.search.tune_picture import write_tune_picture
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record
 from snnir.training.run import (
     Trained,
+    fetched_splits,
     finished,
-    open_splits,
     prepare_folder,
     read_fp32,
     refuse_batch,
@@ -152,9 +153,7 @@ class Tune:
         graph = search.graph
         keep_freed_memory()
         with joined_processes(device) as processes:
-            if download:
-                processes.first_alone(lambda: open_splits(network, data, config, download=True))
-            splits = open_splits(network, data, config)
+            splits = fetched_splits(network, data, config, processes, download=download)
             refuse_batch(config, len(splits.train), "training samples", processes)
             arrays = initial_weights(graph, config.seed)
             if weights is not None:
@@ -165,9 +164,7 @@ class Tune:
             trainer = Trainer(
                 module, splits, config, folder, processes,
                 genotype=print_genotype(self.genotype), data=data, workers=workers, unread={},
-                companion=search,
-                show=show if processes.first else lambda progress: None,
-                say=say if processes.first else lambda line: None,
+                companion=search, show=show, say=say,
             )  # fmt: skip
             if resume:
                 trainer.resume()
@@ -228,7 +225,7 @@ def handcrafted(targets: Targets, config: TuneConfig) -> list[ast.Annotation]:
     rng = np.random.default_rng((RANDOM_TAU, config.seed))
     found = []
     for path, neurons in targets.items():
-        tau, tau_a = (round(float(x), 6) for x in rng.uniform(0, LARGEST_TAU, 2))
+        tau, tau_a = (round(float(x), 6) for x in rng.uniform(0, LARGEST_LEAK, 2))
         adaptive = neurons[0].kind == "alif"
         found.append(ast.Annotation(path=path, tau=tau, tau_a=tau_a if adaptive else None))
     return found

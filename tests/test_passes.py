@@ -22,9 +22,9 @@ from snnir.passes import (
     ANALYSIS,
     DEPLOYMENT,
     FOLDING,
-    SEARCH,
     SIMPLIFICATION,
     TRAINING,
+    WIDENING,
     Pass,
     run_passes,
 )
@@ -69,7 +69,7 @@ FIRST = {
 
 
 def test_every_pass_is_tested():
-    used = {step.name for step in (*TRAINING, *SEARCH, *DEPLOYMENT)}
+    used = {step.name for step in (*TRAINING, *DEPLOYMENT)}
     assert used == set(PASSES) == set(FIRST)
 
 
@@ -164,7 +164,7 @@ def test_later_annotations_win():
 
 MERGES = [
     *((network, passes.MERGE_SHARED_INPUT) for network in NETWORKS),
-    *((space, *SEARCH[len(ANALYSIS) + len(SIMPLIFICATION) : -1]) for space in SPACES),
+    *((space, *WIDENING[len(SIMPLIFICATION) : -1]) for space in SPACES),
 ]
 
 

@@ -31,7 +31,7 @@ from snnir.ir.trellis import levels_after, transition_owner
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import calibrated_weights, seeded_inputs
 from snnir.lower.surrogates import SURROGATES
-from snnir.passes import ANALYSIS, SEARCH, SIMPLIFICATION, TRAINING, run_passes
+from snnir.passes import ANALYSIS, SIMPLIFICATION, TRAINING, run_passes
 from snnir.search import Architecture, Edge, Search, SearchConfig, decode, genotype_of
 from snnir.search.architecture import count_architectures, count_paths, state_names
 from snnir.search.bilevel import BilevelSearch, entropies, halve
@@ -257,7 +257,7 @@ def test_decoded_networks_compute_what_the_supernet_does(name):
     space = genotype(name)
     graph, weights, inputs = calibrated(name)
     weights = as_float64(weights)
-    supernet = SpikingModule(run_passes(SEARCH, graph).graph, weights).eval()
+    supernet = SpikingModule(run_passes(TRAINING, graph).graph, weights).eval()
     x = [torch.from_numpy(array.astype(np.float64)) for array in inputs]
     outputs = []
     for architecture in architectures(name):
@@ -278,7 +278,7 @@ def test_every_path_of_a_trellis_computes_what_the_supernet_does():
     text = (GENOTYPES / "small_trellis.snn").read_text().replace("keep=2", "keep=1")
     space = parse(text)
     graph, weights, inputs = calibrated_space(space)
-    supernet = SpikingModule(run_passes(SEARCH, graph).graph, weights).eval()
+    supernet = SpikingModule(run_passes(TRAINING, graph).graph, weights).eval()
     x = [torch.from_numpy(array.astype(np.float64)) for array in inputs]
     cells = {"normal": ((Edge(1, 0),), (Edge(2, 0),))}
     outputs = []
@@ -320,7 +320,7 @@ def test_the_supernet_that_trains_computes_the_plain_one(name):
     rng = np.random.default_rng(2)
     weights |= {f"{k}.logits": x for k, x in random_logits(genotype(name), rng).items()}
     plain = run_passes((*ANALYSIS, *SIMPLIFICATION), graph, weights)
-    fast = run_passes(SEARCH, graph, weights)
+    fast = run_passes(TRAINING, graph, weights)
     output, spikes = run_recorded(plain.graph, plain.weights, inputs)
     found, found_spikes = run_recorded(fast.graph, fast.weights, inputs)
     assert_some_fire(found_spikes)
@@ -359,7 +359,7 @@ def test_alpha_gradients_are_the_papers(mix):
     logits, _ = module.run(x, observe=observe)
     factor = torch.from_numpy(rng.normal(size=tuple(logits.shape)))
     (logits * factor).sum().backward()
-    module_fast = SpikingModule(run_passes(SEARCH, graph).graph, weights).eval()
+    module_fast = SpikingModule(run_passes(TRAINING, graph).graph, weights).eval()
     (module_fast(x) * factor).sum().backward()
 
     node: Neuron = plain.graph["t.layers.0.n0.neuron"]
@@ -614,7 +614,7 @@ from snnir.data import Splits
 from snnir.genotype import parse
 from snnir.ir import build
 from snnir.lower import SpikingModule
-from snnir.passes import SEARCH, run_passes
+from snnir.passes import TRAINING, run_passes
 from snnir.search import SearchConfig
 from snnir.search.bilevel import BilevelSearch, halve
 from snnir.training.processes import joined_processes
@@ -628,7 +628,7 @@ config = SearchConfig(epochs=2, warmup_epochs=1, batch_size=9, learning_rate=0.1
                       architecture_learning_rate=0.05, limit_train=360)
 splits = open_splits(graph, "digits", config)
 halves = halve(splits.train, 0)
-module = SpikingModule(run_passes(SEARCH, graph).graph, seed=3).double()
+module = SpikingModule(run_passes(TRAINING, graph).graph, seed=3).double()
 losses = []
 with joined_processes("cpu") as processes:
     search = BilevelSearch(module, halves.b, config, processes)

@@ -21,10 +21,13 @@ SILENT = 0.02
 
 MAX_ROUNDS = 24
 
+INITIAL_LOGIT = 1e-3
+"""What a search's logits begin with (the paper's epsilon)."""
+
 
 def initial_weights(graph: Graph, seed: int) -> Weights:
     """Seeded initial weights: U(±1/sqrt(fan_in)) for weights and biases (torch's default), batch
-    norm at the identity, search logits at 1e-3 (paper: initialised to a small epsilon), learned
+    norm at the identity, search logits at 1e-3, learned
     leak factors at the neuron's tau.
 
     Every array depends on the seed and its own name alone.
@@ -46,7 +49,7 @@ def initial_weights(graph: Graph, seed: int) -> Weights:
         elif path in norms:
             value = np.full(shape, 1.0 if kind in ("weight", "running_var") else 0.0)
         elif kind == "logits":
-            value = np.full(shape, 1e-3)
+            value = np.full(shape, INITIAL_LOGIT)
         else:
             bound = fan_in[path] ** -0.5
             value = _generator(seed, name).uniform(-bound, bound, shape)

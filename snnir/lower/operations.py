@@ -93,6 +93,7 @@ def _neuron(node: ir.Neuron, flow: Flow, current: Value, in_place: bool) -> Valu
 
 
 LARGEST_LEAK = 0.99
+"""Where leak factors that are searched or learned end (method §5)."""
 
 
 def learned_leak(node: ir.Neuron, module: SpikingModule) -> Tensor | None:

@@ -23,16 +23,7 @@ ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
 SIMPLIFICATION: Final = (DROP_IDENTITIES, MERGE_DUPLICATES, DROP_DEAD_NODES)
 """What the naive builder leaves behind."""
 
-TRAINING: Final = (
-    *ANALYSIS,
-    *SIMPLIFICATION,
-    MERGE_PARALLEL_NODES,
-    MERGE_SHARED_INPUT,
-    HOIST_STATIC,
-)
-"""To a graph that trains: the same function of the same parameters, computed faster."""
-
-STACKING: Final = (
+WIDENING: Final = (
     *SIMPLIFICATION,
     GATE_BATCH_NORM,
     FLATTEN_SUMS,
@@ -40,10 +31,10 @@ STACKING: Final = (
     MERGE_SHARED_INPUT,
     HOIST_STATIC,
 )
-"""What makes a graph with mixed nodes fast: candidates weighed where that costs least."""
+"""Fewer and wider nodes, candidates of a search weighed where that costs least."""
 
-SEARCH: Final = (*ANALYSIS, *STACKING)
-"""To a supernet that trains."""
+TRAINING: Final = (*ANALYSIS, *WIDENING)
+"""To a graph that trains: the same function of the same parameters, computed faster."""
 
 FOLDING: Final = (
     *ANALYSIS,
@@ -61,9 +52,8 @@ __all__ = [
     "ANALYSIS",
     "DEPLOYMENT",
     "FOLDING",
-    "SEARCH",
-    "STACKING",
     "TRAINING",
+    "WIDENING",
     "Pass",
     "PassResult",
     "run_passes",

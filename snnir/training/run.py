@@ -77,9 +77,7 @@ def train_network(
     keep_freed_memory()
     network, text, folder = _buildable(genotype), print_genotype(genotype), Path(folder)
     with joined_processes(device) as processes:
-        if download:
-            processes.first_alone(lambda: open_splits(network, data, config, download=True))
-        splits = open_splits(network, data, config)
+        splits = fetched_splits(network, data, config, processes, download=download)
         refuse_batch(config, len(splits.train), "training samples", processes)
         arrays = initial_weights(network, config.seed)
         if weights is not None:
@@ -89,9 +87,7 @@ def train_network(
         processes.first_alone(lambda: prepare_folder(folder, files, resume=resume))
         trainer = Trainer(
             module, splits, config, folder, processes,
-            genotype=text, data=data, workers=workers, unread=arrays,
-            show=show if processes.first else lambda progress: None,
-            say=say if processes.first else lambda line: None,
+            genotype=text, data=data, workers=workers, unread=arrays, show=show, say=say,
         )  # fmt: skip
         if resume:
             trainer.resume()
@@ -100,6 +96,16 @@ def train_network(
                 write_epoch(folder, trainer.history, title=f"{genotype.name} on {data}")
                 say(record.line())
         return finished(trainer, network, splits, processes)
+
+
+def fetched_splits(
+    network: Graph, data: str, config: Descent, processes: Processes, *, download: bool
+) -> Splits:
+    """The data set in every process, with `download` once the first has fetched what is missing.
+    Raises SnnirError."""
+    if download:
+        processes.first_alone(lambda: open_splits(network, data, config, download=True))
+    return open_splits(network, data, config)
 
 
 def open_splits(network: Graph, data: str, config: Descent, *, download: bool = False) -> Splits:

@@ -100,7 +100,8 @@ class Trainer:
         self.genotype, self.data, self.workers = genotype, data, workers
         self.unread = unread
         """Weights of layers that nothing reads: not in the module, but in the network's file."""
-        self.show, self.say = show, say
+        self.show = show if processes.first else lambda progress: None
+        self.say = say if processes.first else lambda line: None
         self.companion = companion
         others = {id(p) for p in companion.parameters} if companion else set()
         self.weights = [p for p in module.parameters() if id(p) not in others]
