@@ -35,7 +35,7 @@ def write_tune_picture(path: Path, history: Sequence[Record], *, title: str) -> 
             axes.plot(epochs, values, color=colour, label=layer, marker=".", linewidth=1.2)
         axes.set(xlabel="epoch", title=MOVING[name])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(layers) <= 16:
+        if len(layers) <= 24:
             place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
             axes.legend(frameon=False, fontsize=6, ncols=4, **place)
     _firing_rates(firing, history)
