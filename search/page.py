@@ -171,10 +171,14 @@ class Chart:
         return _svg(canvas, "chart", self.width, CHART_HEIGHT, self.title)
 
 
+SMALLEST = 1e-9
+"""Values nearer than this are drawn as one."""
+
+
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     """At most seven round numbers, at least two, between the first and last of which all lies."""
-    if math.isclose(low, high):
-        low, high = low - abs(low) / 20, low + (abs(low) / 20 or 1)
+    if math.isclose(low, high, abs_tol=SMALLEST):
+        low, high = low - abs(low) / 20, low + (abs(low) / 20 + SMALLEST)
     power = 10.0 ** math.floor(math.log10((high - low) / 5))
     step = next(power * k for k in (1, 2, 5, 10) if (high - low) / (power * k) <= 5)
     if whole:

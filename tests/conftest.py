@@ -7,6 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run: a test that fails fails everywhere. New ones: --hypothesis-seed=N
+# with --hypothesis-profile=default.
+settings.register_profile("seeded", derandomize=True)
+settings.load_profile("seeded")
 
 # One thread per process, those that tests start included: tests run side by side (pytest-xdist),
 # and threads that wait for a core are slower than none.

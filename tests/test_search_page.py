@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import genotype, small
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from snnir.genotype import parse, print_genotype
@@ -240,6 +240,7 @@ def points(chart: ET.Element, kind: str) -> list[tuple[float, float]]:
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.booleans())
+@example([5e-324], False)
 @settings(max_examples=60, deadline=None)
 def test_a_chart_has_room_for_all_values_and_a_few_labels(values, shaded):
     line = Series("line", list(enumerate(values, 1)), "")
