@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from html import escape
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from snnir import __version__
+from snnir.analysis.chart import Chart, Series, picture
 from snnir.analysis.counts import parameter_count
 from snnir.analysis.draw import MARGIN, Canvas, draw
 from snnir.analysis.page import html_pages
@@ -51,7 +51,6 @@ def render_search(
     """
     pages = html_pages("snnir.search")
     pages.filters["count"] = _count
-    pages.filters["duration"] = _duration
     weights = _weights(history[-1]) if history else {}
     ranking = sorted(trials, key=lambda trial: -trial.accuracy)
     return pages.get_template("search.html.j2").render(
@@ -89,101 +88,7 @@ def _count(number: int) -> str:
     return f"{number:,}" if number < 1e6 else f"{Decimal(number):.1e}".replace("e+", "e")
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 # --- curves -------------------------------------------------------------------------------------
-
-CHART_HEIGHT = 180
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 8, 34
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line of a chart."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
-    last: str
-    """The value at its end, for the legend."""
-    dots: bool = False
-    """Whether each point is by itself."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over epochs or trials."""
-
-    title: str
-    series: Sequence[Series]
-    x_name: str
-    low: float | None = None
-    high: float | None = None
-    """What the vertical axis shows at least, beside the values."""
-    percent: bool = False
-    warmup: int = 0
-    """Epochs that are shaded."""
-    width: int = 300
-
-    @property
-    def svg(self) -> str:
-        """Coloured by the page's style sheet."""
-        xs, ys = zip(*(point for series in self.series for point in series.points), strict=True)
-        x_low, x_high = min(xs) - 0.5, max(xs) + 0.5
-        known = [bound for bound in (self.low, self.high) if bound is not None]
-        ticks = _ticks(min((*ys, *known)), max((*ys, *known)))
-        right, bottom = self.width - RIGHT, CHART_HEIGHT - BOTTOM
-
-        def x_at(x: float) -> float:
-            return round(LEFT + (right - LEFT) * (x - x_low) / (x_high - x_low), 1)
-
-        def y_at(y: float) -> float:
-            return round(bottom - (bottom - TOP) * (y - ticks[0]) / (ticks[-1] - ticks[0]), 1)
-
-        canvas = Canvas()
-        if self.warmup:
-            width = x_at(min(self.warmup + 0.5, x_high)) - LEFT
-            place = f'x="{LEFT}" y="{TOP}" width="{width:g}" height="{bottom - TOP}"'
-            canvas.elements.append(f'<rect class="warmup" {place}/>')
-        for tick in ticks:
-            canvas.path(f"M {LEFT} {y_at(tick):g} H {right}", "grid")
-            label = f"{100 * tick:.4g} %" if self.percent else f"{tick:.4g}"
-            canvas.text(LEFT - 5, y_at(tick) + 4, label, anchor="end")
-        for tick in _ticks(min(xs), max(xs), whole=True):
-            if min(xs) <= tick <= max(xs):
-                canvas.text(x_at(tick), bottom + 15, f"{tick:.0f}", anchor="middle")
-        canvas.text((LEFT + right) / 2, CHART_HEIGHT - 5, self.x_name, anchor="middle")
-        for number, series in enumerate(self.series):
-            spots = [f"{x_at(x):g} {y_at(y):g}" for x, y in series.points]
-            if not series.dots:
-                canvas.path(f"M {' L '.join(spots)}", f"line{number}")
-            for spot in spots if series.dots else spots[-1:]:
-                cx, cy = spot.split()
-                canvas.elements.append(
-                    f'<circle class="line{number}" cx="{cx}" cy="{cy}" r="2.5"/>'
-                )
-        return _svg(canvas, "chart", self.width, CHART_HEIGHT, self.title)
-
-
-SMALLEST = 1e-9
-"""Values nearer than this are drawn as one."""
-
-
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """At most seven round numbers, at least two, between the first and last of which all lies."""
-    if math.isclose(low, high, abs_tol=SMALLEST):
-        low, high = low - abs(low) / 20, low + (abs(low) / 20 + SMALLEST)
-    power = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step = next(power * k for k in (1, 2, 5, 10) if (high - low) / (power * k) <= 5)
-    if whole:
-        step = max(1.0, step)
-    return [step * k for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 def _curves(history: Sequence[Record], warmup: int) -> list[Chart]:
@@ -211,7 +116,7 @@ def _curves(history: Sequence[Record], warmup: int) -> list[Chart]:
     ]
     rates = [series("all layers", [r.firing_rate for r in history], ".1%")]
     return [
-        Chart(title, drawn, "epoch", low, high, percent, warmup)
+        Chart(title, drawn, "epoch", low, high, percent, warmup=warmup)
         for title, lines, low, high, percent in (
             ("entropy", entropies, 0, 1, False),
             ("loss", losses, None, None, False),
@@ -390,10 +295,4 @@ def _picture(
         title = "stem" if layer < 0 else f"layer {layer}"
         canvas.text(x, MARGIN, title, anchor="middle")
     width, height = left + COLUMN * trellis.depth + 40, top + ROW * (levels - 1) + MARGIN
-    return _svg(canvas, "trellis", width, height, f"levels of {name}")
-
-
-def _svg(canvas: Canvas, kind: str, width: float, height: float, title: str) -> str:
-    size = f'width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}"'
-    body = "\n".join(canvas.elements)
-    return f'<svg class="{kind}" {size} role="img" aria-label="{escape(title)}">\n{body}\n</svg>'
+    return picture(canvas, "trellis", width, height, f"levels of {name}")

@@ -13,6 +13,7 @@ from helpers import genotype, small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from snnir.analysis.chart import Chart, Series
 from snnir.genotype import parse, print_genotype
 from snnir.ir import build
 from snnir.ir.nodes import Mixed
@@ -22,7 +23,7 @@ from snnir.search.architecture import count_architectures, searchable_cells, sta
 from snnir.search.baselines import Trial
 from snnir.search.bilevel import entropies
 from snnir.search.decode import softmax
-from snnir.search.page import Chart, Series, render_search
+from snnir.search.page import render_search
 from snnir.search.sampling import random_architecture
 from snnir.source import Source
 from snnir.training.record import Record

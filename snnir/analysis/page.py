@@ -15,13 +15,26 @@ def render_page(report: dict[str, Any], drawing: str) -> str:
 
 
 def html_pages(package: str) -> jinja2.Environment:
-    """The HTML templates of a package."""
+    """The HTML templates of a package, and those that all pages share."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package, ""),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name, "") for name in (package, "snnir.analysis")]
+        ),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.filters["duration"] = duration
     environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
     return environment
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
