@@ -18,16 +18,16 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from snnir.analysis.counts import layers, parameter_count
-from snnir.analysis.energy import COST_MODELS, count_operations, energy_mj
-from snnir.analysis.firing import measure_firing
+from snnir.analysis.counts import parameter_count
+from snnir.analysis.energy import cost_model, energy
+from snnir.analysis.operations import count_operations
 from snnir.data import Request, open_data
 from snnir.genotype import parse
 from snnir.ir import build
-from snnir.lower.initialise import initial_weights
+from snnir.lower.counting import count_spikes
 from snnir.passes import FOLDING, run_passes
 from snnir.source import read_source
-from snnir.weights import read_weights
+from snnir.training.run import deploy
 
 MEASURED_SAMPLES = 500
 """Test images that firing rates, and the energy from them, are measured on."""
@@ -70,8 +70,6 @@ def cost(genotype: Path, weights: Path, data: str) -> dict[str, float]:
     """Parameters, mean firing rate and energy of a trained network, rates measured on test images,
     batch norm folded."""
     graph = build(parse(read_source(genotype)))
-    given = initial_weights(graph, 0) | read_weights(weights, graph)
-    folded = run_passes(FOLDING, graph, given)
     node = graph.network_inputs[0]
     request = Request(
         kind=node.kind, shape=node.shape, steps=graph.steps, classes=10,
@@ -79,13 +77,14 @@ def cost(genotype: Path, weights: Path, data: str) -> dict[str, float]:
     )  # fmt: skip
     test = open_data(data, request).test
     x, _ = test.batch(range(len(test)))
-    firing = measure_firing(folded.graph, folded.weights, [x.numpy()])
-    operations = count_operations(layers(folded.graph), firing.read, graph.steps)
-    rates = list(firing.neurons.values())
+    module = deploy(graph, weights)
+    counts = count_spikes(module.graph, module.weights(), [x.numpy()])
+    rates = [counts.rate(n.path) for n in module.graph.neurons]
+    folded = run_passes(FOLDING, graph).graph
     return {
         "parameters": parameter_count(graph),
         "firing_rate": sum(rates) / len(rates),
-        "energy_mj": energy_mj(operations, COST_MODELS[0]),
+        "energy_mj": energy(count_operations(folded, counts), cost_model("45nm")).total_mj,
     }
 
 

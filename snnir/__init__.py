@@ -57,7 +57,7 @@ def load(
     from snnir.weights import read_weights
 
     graph = build(_genotype(genotype))
-    weights = weights or _box_weights(genotype)
+    weights = weights or _known_weights(genotype)
     arrays = None if weights is None else read_weights(weights, graph)
     return SpikingModule(run_passes(TRAINING, graph).graph, arrays, seed=seed)
 
@@ -84,7 +84,7 @@ def compile(
 
     compiled = compile_network(
         _genotype(genotype),
-        weights=weights or _box_weights(genotype),
+        weights=weights or _known_weights(genotype),
         seed=seed,
         form=form,
         inputs=inputs,
@@ -118,22 +118,27 @@ def train(
         SnnirError: wrong genotype, data or settings; Diverged (of the same kind): the loss is not
             finite.
     """
+    from snnir.reports import report_run
     from snnir.training import TrainingConfig, configured, train_network
 
-    return train_network(
+    recipe = configured(config or TrainingConfig(), settings)
+    trained = train_network(
         _genotype(genotype),
         data,
         out,
-        configured(config or TrainingConfig(), settings),
+        recipe,
         weights=weights,
         resume=resume,
         device=device,
         workers=workers,
         download=download,
     )
+    if trained.first:
+        report_run(trained, data, recipe, device=device, workers=workers)
+    return trained
 
 
-def _box_weights(genotype: str | Path | Genotype) -> Path | None:
+def _known_weights(genotype: str | Path | Genotype) -> Path | None:
     from snnir.models import trained_weights
 
     return trained_weights(genotype) if isinstance(genotype, str) else None

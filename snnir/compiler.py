@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from snnir.analysis.draw import draw
-from snnir.analysis.firing import measure_firing
+from snnir.analysis.energy import CostModel, cost_models
 from snnir.analysis.page import render_page
 from snnir.analysis.report import full_report
 from snnir.errors import SnnirError
@@ -27,6 +27,8 @@ from snnir.ir import build
 from snnir.ir.graph import Graph
 from snnir.ir.serialize import graph_to_json
 from snnir.ir.types import volume
+from snnir.lower.behaviour import HIGHEST, LOWEST, observe_behaviour
+from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
 from snnir.passes import DEPLOYMENT, FOLDING, TRAINING, run_passes
 from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
@@ -103,6 +105,7 @@ def compile_network(
     seed: int = 0,
     form: Form = "sequence",
     inputs: Sequence[np.ndarray] | None = None,
+    models: Sequence[CostModel] = (),
     say: Say = lambda line: None,
 ) -> Compiled:
     """Fold, export to ONNX and prove (export/parity.py, export/folding.py).
@@ -136,9 +139,13 @@ def compile_network(
     proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
     parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
     folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
-    firing = measure_firing(folded.graph, folded.weights, calibration)
-    report = full_report(network, folded.graph, firing) | {
+    counts = count_spikes(deployed.graph, deployed.weights, calibration)
+    behaviour = observe_behaviour(deployed.graph, deployed.weights, proof_inputs)
+    report = full_report(network, folded.graph, counts, models or cost_models()) | {
         "parity": _parity_report(parity, folding),
+        "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
+        "behaviour_samples": int(proof_inputs[0].shape[-4]),
+        "membrane_range": [LOWEST, HIGHEST],
         "weights": {
             "source": "seeded, calibrated" if weights is None else Path(weights).name,
             "seed": seed if weights is None else None,

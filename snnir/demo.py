@@ -18,7 +18,7 @@ from snnir import models
 from snnir.analysis.summary import print_summary
 from snnir.compiler import compile_network
 from snnir.lower import SpikingModule
-from snnir.training.evaluate import Predict, evaluate, onnx_predictor, torch_predictor
+from snnir.training.evaluate import Deployed, deployed_model, deployed_module
 
 BATCH = 100
 
@@ -38,10 +38,8 @@ def main() -> int:
 
     module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
     runtimes = {
-        "torch": torch_predictor(module, torch.device("cpu")),
-        "onnxruntime": onnx_predictor(
-            folder / compiled.model_name, compiled.graph, compiled.genotype
-        ),
+        "torch": deployed_module(module, torch.device("cpu")),
+        "onnxruntime": deployed_model(compiled.model, compiled.graph),
     }
     table = Table(
         title=f"{len(images):,} test images of Fashion-MNIST, batches of {BATCH}", box=None
@@ -49,8 +47,8 @@ def main() -> int:
     for name in ("runtime", "accuracy", "firing rate", "images/s"):
         table.add_column(name, justify="right" if name != "runtime" else "left")
     x, target = torch.from_numpy(images), torch.from_numpy(labels)
-    for name, predict in runtimes.items():
-        table.add_row(name, *_measured(predict, x, target))
+    for name, network in runtimes.items():
+        table.add_row(name, *_measured(network, x, target))
     console = Console(highlight=False)
     console.print()
     console.print(table)
@@ -62,10 +60,9 @@ def main() -> int:
     return 0 if compiled.passed else 1
 
 
-def _measured(predict: Predict, x: torch.Tensor, target: torch.Tensor) -> tuple[str, str, str]:
+def _measured(network: Deployed, x: torch.Tensor, target: torch.Tensor) -> tuple[str, str, str]:
     """Accuracy, firing rate and images per second of one runtime."""
-    predict(x[:BATCH])
-    found = evaluate(predict, zip(x.split(BATCH), target.split(BATCH), strict=True))
+    found = network.evaluate(zip(x.split(BATCH), target.split(BATCH), strict=True))
     speed = f"{found.samples / found.seconds:,.0f}"
     return f"{found.accuracy:.1%}", f"{found.firing_rate:.3f}", speed
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snnir.source import Source, Span
@@ -51,3 +51,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known word, or an empty string."""
     close = get_close_matches(word, list(known), n=1)
     return f"did you mean '{close[0]}'?" if close else ""
+
+
+def explain(detail: Mapping[str, Any], known: Iterable[str], owner: str) -> str:
+    """One error of pydantic's as ours: which field of `owner`, what was found and expected."""
+    name = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        hint = did_you_mean(str(detail["loc"][-1]), known)
+        return f"{name}: found an unknown setting, expected one of {owner}'s {hint}".rstrip()
+    if detail["type"] == "missing":
+        return f"{name}: found nothing, expected a value"
+    expected = detail["msg"].replace("Input should be", "expected a value").rstrip(".")
+    return f"{name}: found {detail['input']!r}, {expected}"

@@ -52,9 +52,9 @@ MAY_IMPORT = {
     "genotype": {"genotype", "grammars", "errors", "source"},
     "ir": {"ir", "genotype", "errors", "source"},
     "passes": {"passes", "ir", "genotype", "errors", "source", "weights"},
-    "lower": {"lower", "ir", "errors", "weights"},
+    "lower": {"lower", "analysis", "ir", "errors", "weights"},
     "data": {"data", "errors"},
-    "analysis": {"analysis", "passes", "ir", "genotype", "weights", "__version__", ""},
+    "analysis": {"analysis", "passes", "ir", "genotype", "weights", "errors", "__version__", ""},
 }
 
 

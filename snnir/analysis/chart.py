@@ -107,3 +107,34 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     if whole:
         step = max(1.0, step)
     return [step * k for k in range(math.floor(low / step), math.ceil(high / step) + 1)]
+
+
+def histogram(shares: Sequence[float], low: float, high: float, title: str) -> str:
+    """Bars of equal width from `low` to `high`; those from 1 on stand out, where 1 is the
+    threshold."""
+    width, height, foot = 200, 64, 14
+    canvas, bar, top = Canvas(), width / len(shares), max(shares) or 1
+    for number, share in enumerate(shares):
+        x, tall = number * bar, (height - 4) * share / top
+        kind = "above" if low + number * (high - low) / len(shares) >= 1 else "below"
+        place = f'x="{x:g}" y="{height - tall:.1f}" width="{bar:g}" height="{tall:.1f}"'
+        canvas.elements.append(f'<rect class="{kind}" {place}/>')
+    for value, anchor in ((low, "start"), (0, "middle"), (1, "middle"), (high, "end")):
+        x = width * (value - low) / (high - low)
+        canvas.path(f"M {x:g} {height} v 3", "grid")
+        canvas.text(x, height + foot, f"{value:g}", anchor=anchor)
+    return picture(canvas, "chart histogram", width, height + foot + 4, title)
+
+
+def raster(fired: Sequence[Sequence[int]], steps: int, title: str) -> str:
+    """A row per neuron, a column per step, a mark per spike."""
+    column, row = max(4, min(24, 120 // steps)), 3
+    canvas, width, height = Canvas(), column * steps, row * len(fired)
+    canvas.elements.append(f'<rect class="ground" width="{width}" height="{height}"/>')
+    marks = [
+        f"M {step * column + 1} {number * row + 1.5} h {column - 2}"
+        for number, own in enumerate(fired)
+        for step in own
+    ]
+    canvas.path(" ".join(marks), "spikes")
+    return picture(canvas, "chart raster", width, height, title)

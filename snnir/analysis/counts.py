@@ -1,11 +1,12 @@
-"""What a network consists of: parameters, layers, dense multiply-accumulates."""
+"""What a network consists of: parameters, layers, synapses, dense multiply-accumulates."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Input, Output
+from snnir.ir.nodes import Conv, Input, Node, Output, Pool
 from snnir.ir.types import Domain, Shape, Time, volume
 
 
@@ -19,11 +20,17 @@ class Layer:
     """Of the output, without steps and batch."""
     macs: int
     """Dense multiply-accumulates of one step, padding taps included."""
+    macs_exact: int
+    """Those that read a value, not padding."""
     domain: Domain
     """Of the output."""
     reads: Domain
     time: Time
     """A static layer runs once per sample, one that reads or gives stepped values T times."""
+
+    def runs(self, steps: int) -> int:
+        """How often it runs per sample."""
+        return steps if self.time == Time.STEPPED else 1
 
 
 def parameter_count(graph: Graph) -> int:
@@ -43,18 +50,48 @@ def layers(graph: Graph) -> list[Layer]:
             continue
         read = graph.type(graph.inputs(node.path)[0])
         made = graph.type(node.path)
+        assert read.shape is not None
         assert made.shape is not None
         assert made.domain is not None
         assert read.domain is not None
+        macs = node.macs(graph.input_shapes(node.path), made.shape)
         found.append(
             Layer(
                 path=node.path,
                 op=node.op,
                 shape=made.shape,
-                macs=node.macs(graph.input_shapes(node.path), made.shape),
+                macs=macs,
+                macs_exact=_exact_macs(node, read.shape) if macs else 0,
                 domain=made.domain,
                 reads=read.domain,
                 time=Time.STEPPED if Time.STEPPED in (read.time, made.time) else Time.STATIC,
             )
         )
     return found
+
+
+def taps_by_place(node: Conv | Pool, shape: Shape) -> list[list[int]]:
+    """Along each axis, how many windows hold each index of an input of this `shape`; those at the
+    border are in fewer. Together they hold the value at (y, x) as often as their product."""
+    return [
+        _windows_over(size, kernel, stride, padding)
+        for size, kernel, stride, padding in zip(
+            shape[1:], node.kernel, node.stride, node.padding, strict=True
+        )
+    ]
+
+
+def _exact_macs(node: Node, shape: Shape) -> int:
+    """Dense multiply-accumulates of one step that read a value of the input, not padding."""
+    if not isinstance(node, Conv):
+        return node.macs([shape], node.output_shape([shape]))
+    taps = math.prod(sum(axis) for axis in taps_by_place(node, shape))
+    return node.in_channels * node.out_channels // node.groups * taps
+
+
+def _windows_over(size: int, kernel: int, stride: int, padding: int) -> list[int]:
+    counts = [0] * size
+    for start in range(-padding, size + padding - kernel + 1, stride):
+        for index in range(max(0, start), min(size, start + kernel)):
+            counts[index] += 1
+    return counts

@@ -1,17 +1,43 @@
-"""The report as one HTML file that opens from disk without a network."""
+"""Reports as HTML files that open from disk without a network."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 
+from snnir.analysis.chart import Chart, histogram, raster
 
-def render_page(report: dict[str, Any], drawing: str) -> str:
-    """Fill report.html.j2 with a report and the network's SVG."""
-    pages = html_pages("snnir.analysis")
-    pages.filters["short"] = lambda number: f"{number:.3g}"
-    return pages.get_template("report.html.j2").render(report=report, drawing=drawing)
+
+def render_page(report: Mapping[str, Any], drawing: str, *, charts: Sequence[Chart] = ()) -> str:
+    """Fill report.html.j2 with a report, the network's SVG and the charts of its training."""
+    first, *others = report["cost_models"]
+    priced = [m["name"] for m in others if m.get("memory") and report["energy"][first["name"]]]
+    factor = report["energy"][priced[0]] / report["energy"][first["name"]] if priced else None
+    return (
+        html_pages("snnir.analysis")
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            drawing=drawing,
+            charts=charts,
+            memory_factor=None if first.get("memory") else factor,
+            shown_model=first["name"],
+            pictures=list(_pictures(report)),
+        )
+    )
+
+
+def _pictures(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Of each spiking layer, where it was looked at."""
+    low, high = report["membrane_range"]
+    for path, seen in report["behaviour"].items():
+        yield {
+            "path": path,
+            "histogram": histogram(seen["membranes"], low, high, f"membranes of {path}"),
+            "raster": raster(seen["raster"], report["steps"], f"spikes of {path}"),
+        }
 
 
 def html_pages(package: str) -> jinja2.Environment:
@@ -24,10 +50,32 @@ def html_pages(package: str) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.filters["duration"] = duration
-    environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
+    environment.filters |= {
+        "duration": duration,
+        "energy": energy,
+        "number": lambda value: f"{value:,}" if isinstance(value, int) else f"{value:,.4g}",
+        "percent": lambda share: f"{100 * share:.2f} %",
+        "short": lambda number: f"{number:.3g}",
+        "si": si,
+        "thousands": lambda number: f"{number:,}",
+    }
     return environment
+
+
+def si(number: float) -> str:
+    """A count, in thousands, millions or billions where it is large."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {unit}"
+    return f"{number:.3g}"
+
+
+def energy(millijoules: float) -> str:
+    """In the unit that suits it."""
+    for factor, unit in ((1.0, "mJ"), (1e-3, "µJ"), (1e-6, "nJ")):
+        if millijoules >= factor:
+            return f"{millijoules / factor:.3g} {unit}"
+    return f"{millijoules * 1e9:.3g} pJ"
 
 
 def duration(seconds: float) -> str:

@@ -1,64 +1,65 @@
-"""`report.json`: what was compiled, what it costs, and the proof, as one plain dictionary."""
+"""`report.json`: what a network is, what it costs and how it fires, as one plain dictionary."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from snnir import __version__
-from snnir.analysis.counts import layers, parameter_count
-from snnir.analysis.energy import COST_MODELS, count_operations, energy_mj
-from snnir.analysis.firing import FiringRates
-from snnir.analysis.purity import violations
+from snnir.analysis.energy import CostModel, energy
+from snnir.analysis.firing import SpikeCounts
+from snnir.analysis.operations import LayerOperations, count_operations, total
+from snnir.analysis.structure import structure_report
 from snnir.ir.graph import Graph
-from snnir.ir.types import Time
+from snnir.ir.nodes import Neuron
 
 
-def structure_report(graph: Graph, folded: Graph) -> dict[str, Any]:
-    """What needs no weights: parameters, layers, MACs and purity.
-
-    `graph` is the network as built, `folded` after the FOLDING pipeline.
-    """
-    found = layers(folded)
-    broken = violations(folded)
-    return {
-        "network": graph.name,
-        "snnir_version": __version__,
-        "steps": graph.steps,
-        "parameters": parameter_count(graph),
-        "macs": sum(layer.macs for layer in found),
-        "spike_pure": not broken,
-        "violations": [asdict(violation) for violation in broken],
-        "layers": [
-            {
-                "path": layer.path,
-                "op": layer.op,
-                "shape": list(layer.shape),
-                "macs": layer.macs,
-                "domain": str(layer.domain),
-                "reads": str(layer.reads),
-                "runs_per_sample": graph.steps if layer.time == Time.STEPPED else 1,
-            }
-            for layer in found
-        ],
-    }
-
-
-def full_report(graph: Graph, folded: Graph, firing: FiringRates) -> dict[str, Any]:
-    """The structure with measured firing rates and the energy that follows from them."""
+def full_report(
+    graph: Graph, folded: Graph, counts: SpikeCounts, models: Sequence[CostModel]
+) -> dict[str, Any]:
+    """The structure with what was measured: firing, operations, and what they cost by `models`."""
     report = structure_report(graph, folded)
-    found = layers(folded)
-    for entry, layer in zip(report["layers"], found, strict=True):
-        if layer.path in firing.neurons:
-            entry["firing_rate"] = firing.neurons[layer.path]
-        elif layer.path in firing.read and not layer.reads.multiplies:
-            entry["input_rate"] = firing.read[layer.path]
-    operations = count_operations(found, firing.read, graph.steps)
-    spiking = [firing.neurons[n.path] for n in folded.neurons if n.spiking]
+    found = count_operations(folded, counts)
+    for entry, one in zip(report["layers"], found, strict=True):
+        entry |= _measured(folded, one, counts, models)
+    spiking = [n.path for n in folded.neurons if n.spiking]
+    costs = {model.name: energy(found, model) for model in models}
     return report | {
-        "firing_rate": sum(spiking) / len(spiking) if spiking else 0.0,
-        "silent": [n.path for n in folded.neurons if n.spiking and firing.neurons[n.path] == 0],
-        "operations": asdict(operations),
-        "energy": {model.name: energy_mj(operations, model) for model in COST_MODELS},
-        "cost_models": [asdict(model) for model in COST_MODELS],
+        "measured_samples": counts.samples,
+        "firing_rate": sum(map(counts.rate, spiking)) / len(spiking) if spiking else 0.0,
+        "silent": [path for path in spiking if not counts.rate(path)],
+        "operations": asdict(total(found)),
+        "energy": {name: cost.total_mj for name, cost in costs.items()},
+        "energy_parts": {
+            name: {
+                "arithmetic": cost.arithmetic_mj,
+                "memory": cost.memory_mj,
+                "unpriced_macs": cost.unpriced_macs,
+            }
+            for name, cost in costs.items()
+        },
+        "cost_models": [model.model_dump(exclude_none=True) for model in models],
     }
+
+
+def _measured(
+    graph: Graph, one: LayerOperations, counts: SpikeCounts, models: Sequence[CostModel]
+) -> dict[str, Any]:
+    """Of one layer: its operations and energy, and of neurons their firing."""
+    path = one.layer.path
+    did = {name: value for name, value in asdict(one.operations).items() if value}
+    entry: dict[str, Any] = {"operations": did}
+    if did:
+        entry["energy"] = {model.name: energy([one], model).total_mj for model in models}
+    neuron = graph[path]
+    if isinstance(neuron, Neuron):
+        entry["firing_rate"] = counts.rate(path)
+        if neuron.spiking:
+            entry |= {
+                "firing_rate_by_step": counts.by_step(path),
+                "silent_neurons": counts.silent(path),
+                "saturated_neurons": counts.saturated(path),
+            }
+    elif one.layer.macs and not one.layer.reads.multiplies:
+        entry["input_rate"] = one.events / (one.inputs * one.runs)
+    return entry

@@ -1,41 +1,125 @@
-"""A compile report on the terminal: tables that fit 80 columns, colour only on a terminal."""
+"""Reports on the terminal: tables that fit 80 columns, colour only on a terminal."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from snnir.analysis.page import energy, si
 
-def print_summary(report: dict[str, Any], folder: Path) -> None:
-    """Print what a user wants to know first: verdict, costs, the proof layer by layer."""
-    console = Console(highlight=False, width=min(80, Console().width))
-    parity = report["parity"]
-    table = Table(
-        title=f"{report['network']}: exported layers against torch, same spikes in", box=None
-    )
-    table.add_column("layer", overflow="fold", max_width=38)
+WIDTH = 80
+
+
+def print_summary(report: Mapping[str, Any], folder: Path) -> None:
+    """What `compile` says: the proof layer by layer, verdict, costs."""
+    console = _console()
+    table = _table(f"{report['network']}: exported layers against torch, same spikes in", "layer")
     for name in ("firing rate", "spikes", "differ", "diff/bound"):
         table.add_column(name, justify="right")
-    for layer in parity["layers"]:
-        style = None if layer["passed"] else "red"
+    for layer in report["parity"]["layers"]:
         table.add_row(
             layer["path"],
             f"{layer['firing_rate']:.3f}",
             f"{layer['values']:,}",
             str(layer["spike_mismatches"]),
             f"{layer['rounding_used']:.0%}",
-            style=style,
+            style=None if layer["passed"] else "red",
         )
     console.print(table)
     console.print(
         "[dim]diff/bound: largest current difference as a share of what rounding explains[/]\n"
     )
+    _print_totals(console, report, folder)
+
+
+def print_report(report: Mapping[str, Any], folder: Path) -> None:
+    """What `report` says: every layer that computes or fires, then the totals."""
+    console = _console()
+    table = _table(f"{report['network']}: a sample, layer by layer", "layer")
+    model = report["cost_models"][0]["name"]
+    for name in ("firing", "MACs", "SynOps", "by rate", model):
+        table.add_column(name, justify="right")
+    for layer in report["layers"]:
+        did = layer["operations"]
+        if not (did or "firing_rate" in layer):
+            continue
+        rate = layer.get("firing_rate")
+        table.add_row(
+            layer["path"],
+            "" if rate is None else f"{rate:.3f}",
+            *(si(did[key]) if key in did else "" for key in ("macs", "synops", "synops_by_rate")),
+            energy(layer["energy"][model]) if layer.get("energy", {}).get(model) else "",
+        )
+    console.print(table)
+    console.print()
+    _print_totals(console, report, folder)
+
+
+def print_comparison(comparison: Mapping[str, Any], folder: Path) -> None:
+    """Totals of several networks side by side, then the layers' SynOps and MACs."""
+    console = _console()
+    for title, rows in (
+        ("totals", comparison["totals"]),
+        ("SynOps and MACs of a sample, layer by layer", _computing(comparison)),
+    ):
+        table = _table(title, "")
+        for name in (*comparison["networks"], "difference"):
+            table.add_column(name, justify="right", overflow="fold")
+        for row in rows:
+            values = ["–" if value is None else _number(value) for value in row["values"]]
+            change = row["difference"]
+            table.add_row(
+                row["name"],
+                *values,
+                "–" if change is None else f"{'+' if change > 0 else ''}{_number(change)}",
+            )
+        console.print(table)
+        console.print()
+    console.print(
+        f"  pages: {folder / 'compare.html'}, and a report of each beside it", soft_wrap=True
+    )
+
+
+def _computing(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": layer["path"],
+            "values": layer["values"][name],
+            "difference": layer["difference"][name],
+        }
+        for layer in comparison["layers"]
+        for name in ("sample_synops", "sample_macs")
+        if name in layer["values"]
+    ]
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) and abs(value) < 1e6:
+        return f"{value:,}"
+    return ("-" if value < 0 else "") + (si(abs(value)) if abs(value) >= 1 else f"{abs(value):.3g}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=min(WIDTH, Console().width))
+
+
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, box=None)
+    table.add_column(first, overflow="fold", max_width=34)
+    return table
+
+
+def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> None:
+    """Name and value, a line each; then what a user should worry about."""
+    parity = report["parity"]
     verdict = "[green]proved[/]" if parity["passed"] else "[red]NOT PROVED[/]"
     folding = parity["folding"]
     purity = "yes" if report["spike_pure"] else f"no, {len(report['violations'])} violations"
+    did = report["operations"]
     rows = [
         ("parity", f"{verdict}, {parity['spikes_compared']:,} spikes, {parity['samples']} samples"),
         (
@@ -45,15 +129,21 @@ def print_summary(report: dict[str, Any], folder: Path) -> None:
         ("weights", str(report["weights"]["source"])),
         ("parameters", f"{report['parameters']:,}"),
         ("MACs per step", f"{report['macs']:,}"),
+        ("SynOps per sample", f"{si(did['synops'])} exact, {si(did['synops_by_rate'])} by rate"),
         ("purely spiking", purity),
         ("mean firing rate", f"{report['firing_rate']:.3f}"),
-        *(
-            (f"energy, {name}", f"{mj:.3g} mJ (compute only)")
-            for name, mj in report["energy"].items()
-        ),
-        ("page", str(folder / "report.html")),
+        ("measured on", f"{report['measured_samples']:,} samples, {report['inputs']['source']}"),
     ]
-    for name, value in rows:
+    if "accuracy" in report:
+        rows.append(("accuracy", f"{report['accuracy']:.2%}"))
+    for model in report["cost_models"]:
+        unpriced = report["energy_parts"][model["name"]]["unpriced_macs"]
+        note = "memory included" if "memory" in model else "no memory traffic"
+        note += f", {si(unpriced)} MACs not priced" if unpriced else ""
+        rows.append(
+            (f"energy, {model['name']}", f"{energy(report['energy'][model['name']])} ({note})")
+        )
+    for name, value in [*rows, ("page", str(folder / "report.html"))]:
         console.print(f"  {name:18} {value}", soft_wrap=True)
     for violation in report["violations"]:
         console.print(

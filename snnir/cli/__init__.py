@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from snnir.cli import networks, search, training  # noqa: F401  (their commands register with the app)
+from snnir.cli import networks, report, search, training  # noqa: F401  (their commands register with the app)
 from snnir.cli.app import app
 from snnir.errors import CheckFailed, SnnirError
 

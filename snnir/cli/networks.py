@@ -16,7 +16,7 @@ from snnir.cli.options import (
     Json,
     Settings,
     Weights,
-    box_weights,
+    known_weights,
     parsed_genotype,
     print_json,
     say,
@@ -28,7 +28,7 @@ from snnir.errors import SnnirError
 def check(genotype: Genotype, settings: Settings = None, as_json: Json = False) -> None:
     """Parse a genotype, build its graph and verify it; says what it costs and whether it is purely
     spiking once folded. Never loads torch."""
-    from snnir.analysis.report import structure_report
+    from snnir.analysis.structure import structure_report
     from snnir.ir import build
     from snnir.passes import ANALYSIS, FOLDING, run_passes
 
@@ -132,7 +132,7 @@ def compile_(
     Without weights, a model of the box has its own; others get seeded ones, batch norm calibrated.
     """
     parsed = parsed_genotype(genotype, settings)
-    weights = weights or box_weights(genotype, settings)
+    weights = weights or known_weights(genotype, settings)
     from snnir.compiler import compile_network
 
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from snnir.training import Progress
 
 Genotype = Annotated[
-    str, typer.Argument(metavar="F.snn", help="A genotype file, or the name of a model in the box.")
+    str,
+    typer.Argument(
+        metavar="F.snn", help="A genotype file, the folder of a run, or a model of the box."
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="One JSON object on stdout, nothing else there.")
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Trained weights (safetensors). Default: the box's, where it has any."),
+    typer.Option(
+        help="Trained weights (safetensors). Default: the run's or the box's, where there are any."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -78,8 +83,9 @@ def parsed_genotype(genotype: str, settings: list[str] | None) -> ast.Genotype:
     return retarget(parse(resolve(genotype)), settings or [])
 
 
-def box_weights(genotype: str, settings: list[str] | None) -> Path | None:
-    """The trained weights of a model of the box, unless settings make it another network."""
+def known_weights(genotype: str, settings: list[str] | None) -> Path | None:
+    """The trained weights of a run's folder or a model of the box, unless settings make it another
+    network."""
     from snnir.models import trained_weights
 
     return None if settings else trained_weights(genotype)

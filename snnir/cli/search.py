@@ -263,6 +263,11 @@ def tune(
         )  # fmt: skip
     if not found.first:
         return
+    if found.trained is not None:
+        from snnir.reports import report_run
+
+        retraining = recipe.retraining()
+        report_run(found.trained, data, retraining, device=device, workers=workers, say=say)
     summary = _tuned_summary(found)
     if as_json:
         print_json(summary)

@@ -27,7 +27,7 @@ from snnir.cli.options import (
     Settings,
     Weights,
     Workers,
-    box_weights,
+    known_weights,
     parsed_genotype,
     print_json,
     progress_bar,
@@ -76,8 +76,9 @@ def train(
     """Train a network on a data set.
 
     Writes genotype.snn, config.toml, best.safetensors, last.safetensors, checkpoint.pt, log.jsonl,
-    curve.svg and tensorboard/. Ctrl-C saves; --resume goes on, bit for bit on a CPU with the same
-    number of threads. `torchrun --nproc-per-node N -m snnir train …` trains in N processes.
+    curve.svg and tensorboard/, and at the end report.html and report.json. Ctrl-C saves; --resume
+    goes on, bit for bit on a CPU with the same number of threads.
+    `torchrun --nproc-per-node N -m snnir train …` trains in N processes.
     """
     network = parsed_genotype(genotype, settings)
     from snnir.training import configured, train_network
@@ -104,6 +105,9 @@ def train(
         )  # fmt: skip
     if not trained.first:
         return
+    from snnir.reports import report_run
+
+    report_run(trained, data, recipe, device=device, workers=workers, say=say)
     summary = _summary(trained)
     if as_json:
         print_json(summary)
@@ -138,7 +142,7 @@ def evaluate(
     network = parsed_genotype(genotype, settings)
     if model is not None and weights is not None:
         raise SnnirError("found --weights and --model, expected one of them: a model has its own")
-    weights = weights or (None if model else box_weights(genotype, settings))
+    weights = weights or (None if model else known_weights(genotype, settings))
     from snnir.training import evaluate_network
 
     found = evaluate_network(

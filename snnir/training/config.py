@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snnir.data import Augmentation
-from snnir.errors import SnnirError, did_you_mean
+from snnir.errors import SnnirError, did_you_mean, explain
 
 Count = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -127,14 +127,5 @@ def configured(config: D, settings: dict[str, Any], *, where: str = "") -> D:
         return type(config).model_validate(config.model_dump() | given)
     except ValidationError as error:
         known = list(type(config).model_fields)
-        lines = [where + _explain(detail, known) for detail in error.errors()]
+        lines = [where + explain(detail, known, "the recipe") for detail in error.errors()]
         raise SnnirError("\n".join(lines)) from None
-
-
-def _explain(detail: Any, known: list[str]) -> str:
-    name = ".".join(map(str, detail["loc"]))
-    if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(name, known)
-        return f"{name}: found an unknown setting, expected one of the recipe's {hint}".rstrip()
-    expected = detail["msg"].replace("Input should be", "expected a value").rstrip(".")
-    return f"{name}: found {detail['input']!r}, {expected}"

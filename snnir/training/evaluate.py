@@ -5,21 +5,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
 from torch import Tensor
 
+from snnir.analysis.firing import SpikeCounts
 from snnir.errors import SnnirError
+from snnir.export.counting import COUNTS, add_counters
 from snnir.export.parity import session
 from snnir.genotype import Genotype, parse
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
 from snnir.lower import SpikingModule, Value
+from snnir.lower.counting import SpikeCounter
 from snnir.lower.neurons import outputs_by_path
 
 Batch = tuple[Tensor, Tensor]
@@ -39,6 +41,8 @@ class Evaluation:
     loss: float
     """Mean cross-entropy."""
     seconds: float
+    counts: SpikeCounts | None = None
+    """What was counted, where it was."""
 
     @property
     def firing_rate(self) -> float:
@@ -95,7 +99,7 @@ def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool =
         def count(node: Node, value: Value) -> Value:
             if isinstance(node, Neuron) and node.spiking:
                 for path, y in outputs_by_path(node, value.data).items():
-                    rates[path] = float(torch.count_nonzero(y)) / max(1, y.numel())
+                    rates[path] = float(y.mean(dtype=torch.float32)) if y.numel() else 0.0
             return value
 
         training = module.training
@@ -108,10 +112,54 @@ def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool =
     return predict
 
 
-def onnx_predictor(path: str | Path, graph: Graph, genotype: Genotype) -> Predict:
-    """The logits of an exported model in sequence form, its spikes counted inside the model.
+@dataclass(frozen=True)
+class Deployed:
+    """A deployed network that predicts, its spikes counted."""
 
-    `graph` is the deployed network that the model should be: its input and its neurons.
+    graph: Graph
+    counts: SpikeCounts
+    run: Callable[[Tensor], Tensor]
+    """Samples to logits."""
+
+    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
+        """Run all batches; rates and counts are of these and all before."""
+        found = evaluate(lambda x: (self.run(x), {}), batches)
+        neurons = [n.path for n in self.graph.neurons if n.spiking]
+        rates = {path: self.counts.rate(path) for path in neurons}
+        return replace(found, firing_rates=rates, counts=self.counts)
+
+
+def deployed_module(module: SpikingModule, device: torch.device) -> Deployed:
+    """A module of a deployed network, evaluating, through torch."""
+    counter = SpikeCounter(module.graph)
+
+    def run(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return module.run(x.to(device), observe=counter)[0]
+
+    return Deployed(module.graph, counter.counts, run)
+
+
+def deployed_model(model: onnx.ModelProto, graph: Graph) -> Deployed:
+    """An exported model in sequence form through onnxruntime, its spikes counted inside a copy of
+    it; `graph` is the deployed network that it was made of."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    counted, counts = add_counters(model, graph), SpikeCounts()
+    running = session(model)
+    x_name, logits = graph.network_inputs[0].path, graph.outputs[0].path
+    wanted = [logits, *(f"{path}{COUNTS}" for path in counted)]
+
+    def run(x: Tensor) -> Tensor:
+        found = [np.asarray(value) for value in running.run(wanted, {x_name: x.numpy()})]
+        counts.samples += x.shape[-4]
+        counts.add(dict(zip(counted, found[1:], strict=True)))
+        return torch.from_numpy(found[0])
+
+    return Deployed(graph, counts, run)
+
+
+def read_model(path: str | Path, genotype: Genotype) -> onnx.ModelProto:
+    """A model that snnir exported of this genotype in sequence form.
 
     Raises:
         SnnirError: an unreadable model, or one of another network or form.
@@ -124,16 +172,7 @@ def onnx_predictor(path: str | Path, graph: Graph, genotype: Genotype) -> Predic
     except Exception as error:  # protobuf and onnx raise many kinds for a file that is not a model
         raise SnnirError(f"{path}: found no readable ONNX model: {error}") from None
     _refuse_other_model(model, path, genotype)
-    neurons = _count_spikes(model, graph)
-    run = session(model)
-    (x_name, logits) = (graph.network_inputs[0].path, graph.outputs[0].path)
-
-    def predict(x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        found = run.run([logits, *(f"{n}.rate" for n in neurons)], {x_name: x.numpy()})
-        rates = {name: float(rate) for name, rate in zip(neurons, found[1:], strict=True)}
-        return torch.from_numpy(np.asarray(found[0])), rates
-
-    return predict
+    return model
 
 
 def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Genotype) -> None:
@@ -150,14 +189,3 @@ def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Geno
         same = False
     if not same:
         raise SnnirError(f"{path}: found a model of another genotype, {expected}")
-
-
-def _count_spikes(model: onnx.ModelProto, graph: Graph) -> list[str]:
-    """Add an output `PATH.rate` for each spiking neuron that the model names; returns the paths."""
-    made = {name for node in model.graph.node for name in node.output}
-    paths = [n.path for n in graph.neurons if n.spiking and n.path in made]
-    for path in paths:
-        rate = f"{path}.rate"
-        model.graph.node.append(helper.make_node("ReduceMean", [path], [rate], rate, keepdims=0))
-        model.graph.output.append(helper.make_tensor_value_info(rate, TensorProto.FLOAT, []))
-    return paths

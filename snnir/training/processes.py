@@ -79,7 +79,7 @@ def joined_processes(device: str) -> Iterator[Processes]:
     """
     count = _environment("WORLD_SIZE") if "RANK" in os.environ else 1
     rank = _environment("RANK") if count > 1 else 0
-    chosen = _device(device, _environment("LOCAL_RANK") if count > 1 else None)
+    chosen = usable_device(device, _environment("LOCAL_RANK") if count > 1 else None)
     if count == 1:
         yield Processes(chosen)
         return
@@ -101,7 +101,9 @@ def _environment(name: str) -> int:
     return int(found)
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def usable_device(name: str, local_rank: int | None = None) -> torch.device:
+    """`auto` (CUDA where there is one), or what torch calls it. Raises SnnirError for a device that
+    is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and local_rank is not None:

@@ -18,7 +18,7 @@ from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.passes import DEPLOYMENT, TRAINING, run_passes
 from snnir.training.config import Descent, TrainingConfig, configured
-from snnir.training.evaluate import Evaluation, evaluate, onnx_predictor, torch_predictor
+from snnir.training.evaluate import Evaluation, deployed_model, deployed_module, read_model
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
 from snnir.training.trainer import Progress, Trainer
@@ -153,16 +153,17 @@ def evaluate_network(
     """
     network = _buildable(genotype)
     if model is not None:
-        predict = onnx_predictor(model, run_passes(DEPLOYMENT, network).graph, genotype)
+        exported = read_model(model, genotype)
+        deployed = deployed_model(exported, run_passes(DEPLOYMENT, network).graph)
     elif weights is not None:
-        deployed = deploy(network, weights)
+        module = deploy(network, weights)
         with joined_processes(device) as processes:
-            predict = torch_predictor(deployed.to(processes.device), processes.device)
+            deployed = deployed_module(module.to(processes.device), processes.device)
     else:
         raise SnnirError("found neither weights nor a model, expected one to evaluate")
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     splits = open_splits(network, data, config, download=download)
-    return evaluate(predict, batches(splits.test, batch_size, seed=seed, workers=workers))
+    return deployed.evaluate(batches(splits.test, batch_size, seed=seed, workers=workers))
 
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
@@ -235,8 +236,8 @@ def finished(trainer: Trainer, network: Graph, splits: Splits, processes: Proces
     test = None
     if splits.validation is not None and processes.first:
         module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
-        predict = torch_predictor(module, processes.device)
+        deployed = deployed_module(module, processes.device)
         size, workers = trainer.config.batch_size, trainer.workers
-        test = evaluate(predict, batches(splits.test, size, seed=0, workers=workers))
+        test = deployed.evaluate(batches(splits.test, size, seed=0, workers=workers))
     chosen_on = "test" if splits.validation is None else "validation"
     return Trained(trainer.folder, trainer.history, chosen_on, test, processes.first)
