@@ -57,7 +57,8 @@ def explain(detail: Mapping[str, Any], known: Iterable[str], owner: str) -> str:
     """One error of pydantic's as ours: which field of `owner`, what was found and expected."""
     name = ".".join(map(str, detail["loc"]))
     if detail["type"] == "extra_forbidden":
-        hint = did_you_mean(str(detail["loc"][-1]), known)
+        word = str(detail["loc"][-1])
+        hint = did_you_mean(word, (name for name in known if name != word))
         return f"{name}: found an unknown setting, expected one of {owner}'s {hint}".rstrip()
     if detail["type"] == "missing":
         return f"{name}: found nothing, expected a value"

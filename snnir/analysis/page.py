@@ -53,7 +53,7 @@ def html_pages(package: str) -> jinja2.Environment:
     environment.filters |= {
         "duration": duration,
         "energy": energy,
-        "number": lambda value: f"{value:,}" if isinstance(value, int) else f"{value:,.4g}",
+        "number": number,
         "percent": lambda share: f"{100 * share:.2f} %",
         "short": lambda number: f"{number:.3g}",
         "si": si,
@@ -62,12 +62,19 @@ def html_pages(package: str) -> jinja2.Environment:
     return environment
 
 
-def si(number: float) -> str:
+def number(value: float) -> str:
+    """Four digits at least, all of those before the point."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def si(count: float) -> str:
     """A count, in thousands, millions or billions where it is large."""
     for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.3g} {unit}"
-    return f"{number:.3g}"
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:.3g}"
 
 
 def energy(millijoules: float) -> str:
