@@ -1,4 +1,4 @@
-"""Cost against graph size: parse, build, passes and JSON at about 10^2, 10^3 and 10^4 nodes.
+"""Cost against graph size: parse, build, passes, JSON, report at about 10^2, 10^3, 10^4 nodes.
 
     python benchmarks/graph_growth.py
 
@@ -13,10 +13,16 @@ import gc
 import sys
 import time
 
+import numpy as np
+
+from snnir.analysis.energy import cost_models
+from snnir.analysis.firing import SpikeCounts, is_counted
+from snnir.analysis.report import full_report
 from snnir.genotype import parse, print_genotype
 from snnir.ir import build
+from snnir.ir.graph import Graph
 from snnir.ir.serialize import graph_from_json, graph_to_json
-from snnir.passes import DEPLOYMENT, TRAINING, run_passes
+from snnir.passes import DEPLOYMENT, FOLDING, TRAINING, run_passes
 
 LIMIT = 1.5
 CELLS = {100: 4, 1_000: 46, 10_000: 476}
@@ -57,8 +63,20 @@ def stages(source: str) -> dict[str, float]:
     timed("training passes", lambda: run_passes(TRAINING, graph))
     deployed = timed("deployment passes", lambda: run_passes(DEPLOYMENT, graph))
     timed("json out and in", lambda: graph_from_json(graph_to_json(deployed.graph)))
+    folded, counts = run_passes(FOLDING, graph).graph, invented_counts(deployed.graph)
+    timed("report", lambda: full_report(graph, folded, counts, cost_models()))
     seconds["nodes"] = len(graph)
     return seconds
+
+
+def invented_counts(graph: Graph) -> SpikeCounts:
+    """Of every neuron, without running the network."""
+    rng, counts = np.random.default_rng(0), SpikeCounts(samples=8)
+    for node in graph.nodes():
+        if is_counted(graph, node):
+            shape = (graph.steps, *graph.shape(node.path))
+            counts.add({node.path: rng.integers(0, 8, shape)})
+    return counts
 
 
 def main() -> int:
