@@ -66,10 +66,10 @@ def _decode_cell(cell: ast.SearchCell, logits: Logits, conventions: Conventions)
         strongest = sorted(range(len(weights)), key=lambda i: -weights[i][left_out:].max())
         edges = [Edge(i, int(weights[i].argmax())) for i in strongest[: cell.keep]]
         choice.append(tuple(edges if conventions == "authors" else sorted(edges)))
-    return _columns_sorted(choice) if conventions == "authors" else tuple(choice)
+    return columns_sorted(choice) if conventions == "authors" else tuple(choice)
 
 
-def _columns_sorted(choice: list[tuple[Edge, ...]]) -> CellChoice:
+def columns_sorted(choice: list[tuple[Edge, ...]]) -> CellChoice:
     """The cell as the authors read it back: edges in order, operations in order, paired anew.
 
     Edges are counted through the cell, node j's after node j - 1's.

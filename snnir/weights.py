@@ -52,31 +52,43 @@ def check_weights(
     Raises:
         SnnirError: with the first few differences.
     """
+    expected = {
+        key: shape
+        for key, shape in expected_shapes(graph).items()
+        if key in weights or not key.startswith("auxiliary.")
+    }
+    check_arrays(expected, weights, name=name, network=graph.name)
+
+
+def check_arrays(
+    expected: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], *, name: str, network: str
+) -> None:
+    """Check that `arrays` are those expected: names, shapes, finite floating-point numbers.
+
+    Raises:
+        SnnirError: with the first few differences.
+    """
     import numpy as np
 
-    expected = expected_shapes(graph)
     wrong = []
     for key, shape in expected.items():
-        if key not in weights:
-            if not key.startswith("auxiliary."):
-                wrong.append(f"{key}: found nothing, expected {shape}")
-        elif tuple(weights[key].shape) != shape:
-            wrong.append(f"{key}: found shape {tuple(weights[key].shape)}, expected {shape}")
-        elif weights[key].dtype.kind != "f":
-            wrong.append(f"{key}: found {weights[key].dtype}, expected floating-point numbers")
-        elif not np.isfinite(weights[key]).all():
+        if key not in arrays:
+            wrong.append(f"{key}: found nothing, expected {shape}")
+        elif tuple(arrays[key].shape) != shape:
+            wrong.append(f"{key}: found shape {tuple(arrays[key].shape)}, expected {shape}")
+        elif arrays[key].dtype.kind != "f":
+            wrong.append(f"{key}: found {arrays[key].dtype}, expected floating-point numbers")
+        elif not np.isfinite(arrays[key]).all():
             wrong.append(f"{key}: found NaN or infinity, expected finite numbers")
-    unknown = f"found a weight that network '{graph.name}' does not have"
+    unknown = f"found a weight that network '{network}' does not have"
     wrong += [
         f"{key}: {unknown} {did_you_mean(key, expected)}".rstrip()
-        for key in sorted(set(weights) - set(expected))[:3]
+        for key in sorted(set(arrays) - set(expected))[:3]
     ]
     if wrong:
         more = f"\n  … and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         listed = "\n  ".join(wrong[:5])
-        raise SnnirError(
-            f"{name}: these are not weights of network '{graph.name}':\n  {listed}{more}"
-        )
+        raise SnnirError(f"{name}: these are not weights of network '{network}':\n  {listed}{more}")
 
 
 def weights_bytes(weights: Weights) -> bytes:

@@ -54,18 +54,23 @@ def run_recorded(
     graph: Graph, weights: Weights, inputs: tuple[np.ndarray, ...], *, training: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The head's output and every spiking neuron's spikes, in the weights' precision."""
-    module = SpikingModule(graph, weights).train(training)
     dtype = next(iter(weights.values())).dtype
+    module = SpikingModule(graph, weights).train(training)
+    return record(module, *(torch.from_numpy(x.astype(dtype)) for x in inputs))
+
+
+def record(module: SpikingModule, *inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The head's output and every spiking neuron's spikes [T, N, …]."""
     spikes: dict[str, Tensor] = {}
 
     def keep(node, value):
         if isinstance(node, Neuron) and node.spiking:
             for path, y in outputs_by_path(node, value.data).items():
-                spikes[path] = Value(y, value.stepped).unfolded(graph.steps).detach()
+                spikes[path] = Value(y, value.stepped).unfolded(module.graph.steps).detach()
         return value
 
     with torch.no_grad():
-        output, _ = module.run(*(torch.from_numpy(x.astype(dtype)) for x in inputs), observe=keep)
+        output, _ = module.run(*inputs, observe=keep)
     return (output[0] if isinstance(output, tuple) else output), spikes
 
 

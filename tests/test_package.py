@@ -55,6 +55,7 @@ MAY_IMPORT = {
     "lower": {"lower", "analysis", "ir", "errors", "weights"},
     "data": {"data", "errors"},
     "analysis": {"analysis", "passes", "ir", "genotype", "weights", "errors", "__version__", ""},
+    "importers": {"importers", "search", "ir", "genotype", "errors", "source", "weights"},
 }
 
 

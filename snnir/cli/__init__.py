@@ -9,7 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-from snnir.cli import networks, report, search, training  # noqa: F401  (their commands register with the app)
+from snnir.cli import (  # noqa: F401  (their commands register with the app)
+    importing,
+    networks,
+    report,
+    search,
+    training,
+)
 from snnir.cli.app import app
 from snnir.errors import CheckFailed, SnnirError
 

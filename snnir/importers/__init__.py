@@ -1,0 +1,1 @@
+"""Networks of other code bases, as genotypes and weights."""
