@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from snnir import __version__
-from snnir.errors import SnnirError
+from snnir.export.refusal import ExportError, refuse
 from snnir.ir import nodes as ir
 from snnir.ir.graph import Graph
 from snnir.ir.types import Shape, Time
@@ -28,10 +28,6 @@ Form = Literal["sequence", "step"]
 
 OPSET = 18
 IR_VERSION = 10
-
-
-class ExportError(SnnirError):
-    """A node that the target cannot express, named before anything is written."""
 
 
 def export_onnx(graph: Graph, weights: Weights, *, form: Form = "sequence") -> onnx.ModelProto:
@@ -51,7 +47,7 @@ def export_onnx(graph: Graph, weights: Weights, *, form: Form = "sequence") -> o
 
 def refuse_inexpressible(graph: Graph) -> None:
     """Raise ExportError when `graph` has nodes that the exporter cannot write."""
-    refused = []
+    reasons: list[tuple[ir.Node, str]] = []
     for node in graph.nodes():
         reason = {
             ir.Mixed: "a search space is to be decoded first",
@@ -60,11 +56,8 @@ def refuse_inexpressible(graph: Graph) -> None:
         if isinstance(node, ir.AdaptiveAveragePool) and set(node.size) != {1}:
             reason = f"adaptive pooling to {node.size}, only to size 1"
         if reason:
-            place = f"{graph.source.locate(node.span)}: " if graph.source else ""
-            refused.append(f"{place}{node.path} ({node.op}) cannot be exported to ONNX: {reason}")
-    if refused:
-        more = [f"… and {len(refused) - 5} more"] if len(refused) > 5 else []
-        raise ExportError("\n".join(refused[:5] + more))
+            reasons.append((node, reason))
+    refuse(graph, "ONNX", reasons)
 
 
 class _Exporter:
@@ -177,6 +170,7 @@ class _Exporter:
         self.op(
             "Conv", [*inputs, *parameters], node.path,
             kernel_shape=node.kernel, strides=node.stride, pads=node.padding * 2, group=node.groups,
+            dilations=[node.dilation] * len(node.kernel),
         )  # fmt: skip
 
     @emit.register(ir.Linear)

@@ -68,10 +68,12 @@ def compile(
     *,
     weights: str | Path | None = None,
     seed: int = 0,
+    target: Literal["onnx", "nir"] = "onnx",
     form: Literal["sequence", "step"] = "sequence",
     inputs: Sequence[np.ndarray] | None = None,
 ) -> Compiled:
-    """Fold, export to ONNX and prove; with `out`, write the folder that `snnir compile` writes.
+    """Fold, export to ONNX or NIR and prove; with `out`, write the folder that `snnir compile`
+    writes.
 
     `inputs` (one array per network input, frames [N, C, H, W] or events [T, N, C, H, W], fp32) are
     what batch norm is calibrated on and the proof runs on; seeded random ones when None. Of the
@@ -86,6 +88,7 @@ def compile(
         _genotype(genotype),
         weights=weights or _known_weights(genotype),
         seed=seed,
+        target=target,
         form=form,
         inputs=inputs,
     )

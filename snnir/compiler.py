@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -18,10 +16,12 @@ from snnir.analysis.energy import CostModel, cost_models
 from snnir.analysis.page import render_page
 from snnir.analysis.report import full_report
 from snnir.errors import SnnirError
+from snnir.export import nir as nir_export
 from snnir.export.folding import Folding, check_folding
+from snnir.export.nir_parity import check_nir
 from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
 from snnir.export.parity import Parity, check_parity
-from snnir.files import writable_folder
+from snnir.files import write_together
 from snnir.genotype import Genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
@@ -30,10 +30,11 @@ from snnir.ir.types import volume
 from snnir.lower.behaviour import HIGHEST, LOWEST, observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
-from snnir.passes import DEPLOYMENT, FOLDING, TRAINING, run_passes
+from snnir.passes import DEPLOYMENT, FOLDING, NIR_DEPLOYMENT, TRAINING, run_passes
 from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
 
 if TYPE_CHECKING:
+    import nir
     import onnx
 
 PROOF_MACS = 24e9
@@ -42,6 +43,10 @@ CALIBRATION_MACS = 96e9
 """Work of one calibration run, which sets its number of samples (2 to 64)."""
 MAX_WEIGHT_BYTES = 2**31 - 2**20
 MAX_VALUE_BYTES = 2**32
+
+Target = Literal["onnx", "nir"]
+PIPELINES: Final = {"onnx": DEPLOYMENT, "nir": NIR_DEPLOYMENT}
+REFUSALS: Final = {"onnx": refuse_inexpressible, "nir": nir_export.refuse_inexpressible}
 
 Say = Callable[[str], None]
 
@@ -56,7 +61,7 @@ class Compiled:
     folded_weights: Weights
     weights: Weights
     """Not folded: what `snnir.load` takes."""
-    model: onnx.ModelProto
+    model: onnx.ModelProto | nir.NIRGraph
     report: dict[str, Any]
 
     @property
@@ -66,8 +71,15 @@ class Compiled:
 
     @property
     def model_name(self) -> str:
-        """`network.onnx`, but only with a proof."""
-        return "network.onnx" if self.passed else "network.unproven.onnx"
+        """`network.onnx` or `network.nir`, but only with a proof."""
+        return self._named(self.passed)
+
+    def _named(self, proven: bool) -> str:
+        return f"network.{'' if proven else 'unproven.'}{self.report['target']}"
+
+    def _model_bytes(self) -> bytes:
+        is_nir = self.report["target"] == "nir"
+        return nir_export.nir_bytes(self.model) if is_nir else self.model.SerializeToString()
 
     def write(self, folder: str | Path, *, command: str = "") -> Path:
         """Write the model, graph, weights and report; each file appears whole or not at all.
@@ -75,26 +87,17 @@ class Compiled:
         Raises:
             SnnirError: when the folder cannot be written to.
         """
-        folder = writable_folder(folder)
         report = self.report | {"command": command, "model": self.model_name}
         contents: dict[str, bytes] = {
-            self.model_name: self.model.SerializeToString(),
+            self.model_name: self._model_bytes(),
             "graph.json": graph_to_json(self.graph).encode(),
             "graph.safetensors": weights_bytes(self.folded_weights),
             "weights.safetensors": weights_bytes(self.weights),
             "report.json": (json.dumps(report, indent=1) + "\n").encode(),
             "report.html": render_page(report, draw(self.genotype)).encode(),
         }
-        try:
-            with tempfile.TemporaryDirectory(prefix=".snnir-", dir=folder) as temporary:
-                for name, content in contents.items():
-                    Path(temporary, name).write_bytes(content)
-                for name in contents:
-                    os.replace(Path(temporary, name), folder / name)
-        except OSError as error:
-            raise SnnirError(f"{folder}: cannot be written: {error.strerror}") from None
-        stale = "network.unproven.onnx" if self.passed else "network.onnx"
-        (folder / stale).unlink(missing_ok=True)
+        folder = write_together(folder, contents)
+        (folder / self._named(not self.passed)).unlink(missing_ok=True)
         return folder
 
 
@@ -103,12 +106,14 @@ def compile_network(
     *,
     weights: str | Path | None = None,
     seed: int = 0,
+    target: Target = "onnx",
     form: Form = "sequence",
     inputs: Sequence[np.ndarray] | None = None,
     models: Sequence[CostModel] = (),
     say: Say = lambda line: None,
 ) -> Compiled:
-    """Fold, export to ONNX and prove (export/parity.py, export/folding.py).
+    """Fold, export and prove (export/parity.py, export/nir_parity.py, export/folding.py). NIR has
+    one form only, whose steps the client runs.
 
     Without `weights`, seeded initial ones are used, batch norm calibrated on `inputs` so that every
     layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
@@ -117,8 +122,10 @@ def compile_network(
     Raises:
         GenotypeError, ExportError, SnnirError: before anything is written.
     """
+    if target == "nir" and form != "sequence":
+        raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")
     network = build(genotype)
-    refuse_inexpressible(run_passes(DEPLOYMENT, network).graph)
+    REFUSALS[target](run_passes(PIPELINES[target], network).graph)
     folding_only = run_passes(FOLDING, network).graph
     refuse_too_large(folding_only)
     work = network.steps * sum(_macs(folding_only))
@@ -133,15 +140,22 @@ def compile_network(
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
     complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
     folded = run_passes(FOLDING, network, complete)
-    deployed = run_passes(DEPLOYMENT, network, complete)
-    model = export_onnx(deployed.graph, deployed.weights, form=form)
-    say("exported; proving")
+    deployed = run_passes(PIPELINES[target], network, complete)
+    model: onnx.ModelProto | nir.NIRGraph
     proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
-    parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
+    if target == "nir":
+        model = nir_export.export_nir(deployed.graph, deployed.weights)
+        say("exported; proving")
+        parity = check_nir(model, folded.graph, folded.weights, proof_inputs)
+    else:
+        model = export_onnx(deployed.graph, deployed.weights, form=form)
+        say("exported; proving")
+        parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
     folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
     counts = count_spikes(deployed.graph, deployed.weights, calibration)
     behaviour = observe_behaviour(deployed.graph, deployed.weights, proof_inputs)
     report = full_report(network, folded.graph, counts, models or cost_models()) | {
+        "target": target,
         "parity": _parity_report(parity, folding),
         "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
         "behaviour_samples": int(proof_inputs[0].shape[-4]),

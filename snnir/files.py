@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from snnir.errors import SnnirError
@@ -33,6 +34,25 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
         if not isinstance(error, OSError):
             raise
         raise SnnirError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def write_together(folder: str | Path, contents: Mapping[str, bytes]) -> Path:
+    """Put files into `folder`, created if need be; each appears whole, and none before all are
+    written.
+
+    Raises:
+        SnnirError: when the folder cannot be written to.
+    """
+    folder = writable_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".snnir-", dir=folder) as temporary:
+            for name, content in contents.items():
+                Path(temporary, name).write_bytes(content)
+            for name in contents:
+                os.replace(Path(temporary, name), folder / name)
+    except OSError as error:
+        raise SnnirError(f"{folder}: cannot be written: {error.strerror}") from None
+    return folder
 
 
 def writable_folder(folder: str | Path) -> Path:

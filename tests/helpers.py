@@ -74,6 +74,14 @@ def record(module: SpikingModule, *inputs: Tensor) -> tuple[Tensor, dict[str, Te
     return (output[0] if isinstance(output, tuple) else output), spikes
 
 
+def whole(spikes: dict[str, Tensor], path: str) -> Tensor:
+    """A neuron's spikes, put together where `sink_concats` split the neuron."""
+    if path in spikes:
+        return spikes[path]
+    parts = (f"{path}.{number}" for number in range(len(spikes)))
+    return torch.cat([spikes[part] for part in parts if part in spikes], 2)
+
+
 def assert_all_fire(spikes: dict[str, Tensor], least: float = 0.005) -> None:
     """Equality means nothing between silent or saturated layers."""
     rates = {path: float(x.double().mean()) for path, x in spikes.items()}

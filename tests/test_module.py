@@ -203,9 +203,9 @@ def test_a_second_backward_pass_is_an_error():
         loss.backward()
 
 
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("groups", "dilation"), [(1, 1), (2, 1), (1, 2)])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_convolutions_of_spikes_have_the_gradients_of_torch(dims, groups):
+def test_convolutions_of_spikes_have_the_gradients_of_torch(dims, groups, dilation):
     torch.manual_seed(0)
     spikes = (torch.rand(3, 4, *[6] * dims, dtype=torch.float64) < 0.4).double()
     weight = torch.randn(6, 4 // groups, *[3] * dims, dtype=torch.float64)
@@ -213,7 +213,8 @@ def test_convolutions_of_spikes_have_the_gradients_of_torch(dims, groups):
     results = []
     for kept in (True, False):
         tensors = [t.clone().requires_grad_() for t in (spikes, weight, bias)]
-        y = convolve(*tensors, (2,) * dims, (1,) * dims, groups, spikes=kept)
+        geometry = (2,) * dims, (1,) * dims, groups
+        y = convolve(*tensors, *geometry, dilation=dilation, spikes=kept)
         y.square().sum().backward()
         results.append([y.detach(), *(t.grad for t in tensors)])
     for a, b in zip(*results, strict=True):

@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "lower": {"lower", "analysis", "ir", "errors", "weights"},
     "data": {"data", "errors"},
     "analysis": {"analysis", "passes", "ir", "genotype", "weights", "errors", "__version__", ""},
-    "importers": {"importers", "search", "ir", "genotype", "errors", "source", "weights"},
+    "importers": {"importers", "search", "analysis", "export", "lower", "passes", "ir"}
+    | {"genotype", "errors", "source", "files", "weights"},
 }
 
 

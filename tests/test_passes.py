@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import TESTS, as_float64, assert_all_fire, calibrated, genotype, run_recorded
+from helpers import TESTS, as_float64, assert_all_fire, calibrated, genotype, run_recorded, whole
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from snnir.passes import (
     ANALYSIS,
     DEPLOYMENT,
     FOLDING,
+    NIR_DEPLOYMENT,
     SIMPLIFICATION,
     TRAINING,
     WIDENING,
@@ -47,6 +48,10 @@ PASSES = {
         passes.MERGE_PARALLEL_NODES,
         passes.MERGE_SHARED_INPUT,
         passes.HOIST_STATIC,
+        passes.EXPAND_GROUPS,
+        passes.CONVOLVE_SKIPS,
+        passes.SINK_CONCATS,
+        passes.MERGE_RESIZES,
     )
 }
 FIRST = {
@@ -64,12 +69,16 @@ FIRST = {
     "merge_parallel_nodes": (*ANALYSIS, *SIMPLIFICATION),
     "merge_shared_input": (*ANALYSIS, *SIMPLIFICATION),
     "hoist_static": ANALYSIS,
+    "expand_groups": FOLDING,
+    "convolve_skips": FOLDING,
+    "sink_concats": (*FOLDING, passes.EXPAND_GROUPS, passes.CONVOLVE_SKIPS),
+    "merge_resizes": NIR_DEPLOYMENT[:-1],
 }
 """What runs before each pass in its tests."""
 
 
 def test_every_pass_is_tested():
-    used = {step.name for step in (*TRAINING, *DEPLOYMENT)}
+    used = {step.name for step in (*TRAINING, *DEPLOYMENT, *NIR_DEPLOYMENT)}
     assert used == set(PASSES) == set(FIRST)
 
 
@@ -111,13 +120,16 @@ def test_execution_before_and_after(name, network):
         "merge_same_sum": ("spikes",),
         "gate_batch_norm": ("small_spike_space",),
         "flatten_sums": ("small_spike_space",),
+        "expand_groups": ("hybrid", "spikes", "small_stereo"),
+        "convolve_skips": ("hybrid", "menu"),
+        "merge_resizes": ("small_stereo",),
     }
     assert bool(after.modified) == (network not in unchanged.get(name, ()))
     output, spikes = run_recorded(before.graph, before.weights, inputs)
     found, found_spikes = run_recorded(after.graph, after.weights, inputs)
     assert_all_fire(found_spikes)
-    for path, expected in found_spikes.items():
-        assert torch.equal(expected, spikes[path]), path
+    for path in spikes if name == "sink_concats" else found_spikes:
+        assert torch.equal(whole(found_spikes, path), spikes[path]), path
     torch.testing.assert_close(found, output, rtol=0, atol=1e-10)
 
 

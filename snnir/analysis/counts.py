@@ -73,8 +73,9 @@ def layers(graph: Graph) -> list[Layer]:
 def taps_by_place(node: Conv | Pool, shape: Shape) -> list[list[int]]:
     """Along each axis, how many windows hold each index of an input of this `shape`; those at the
     border are in fewer. Together they hold the value at (y, x) as often as their product."""
+    dilation = node.dilation if isinstance(node, Conv) else 1
     return [
-        _windows_over(size, kernel, stride, padding)
+        _windows_over(size, kernel, stride, padding, dilation)
         for size, kernel, stride, padding in zip(
             shape[1:], node.kernel, node.stride, node.padding, strict=True
         )
@@ -89,9 +90,11 @@ def _exact_macs(node: Node, shape: Shape) -> int:
     return node.in_channels * node.out_channels // node.groups * taps
 
 
-def _windows_over(size: int, kernel: int, stride: int, padding: int) -> list[int]:
+def _windows_over(size: int, kernel: int, stride: int, padding: int, dilation: int) -> list[int]:
     counts = [0] * size
-    for start in range(-padding, size + padding - kernel + 1, stride):
-        for index in range(max(0, start), min(size, start + kernel)):
-            counts[index] += 1
+    reach = dilation * (kernel - 1) + 1
+    for start in range(-padding, size + padding - reach + 1, stride):
+        for index in range(start, start + reach, dilation):
+            if 0 <= index < size:
+                counts[index] += 1
     return counts

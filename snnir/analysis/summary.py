@@ -17,7 +17,8 @@ WIDTH = 80
 def print_summary(report: Mapping[str, Any], folder: Path) -> None:
     """What `compile` says: the proof layer by layer, verdict, costs."""
     console = _console()
-    table = _table(f"{report['network']}: exported layers against torch, same spikes in", "layer")
+    how = "end to end" if report["target"] == "nir" else "same spikes in"
+    table = _table(f"{report['network']}: exported layers against torch, {how}", "layer")
     for name in ("firing rate", "spikes", "differ", "diff/bound"):
         table.add_column(name, justify="right")
     for layer in report["parity"]["layers"]:

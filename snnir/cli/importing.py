@@ -1,7 +1,8 @@
-"""Commands that read networks of other code bases: import spikedhs."""
+"""Commands that read networks of other code bases: import spikedhs, import nir."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,3 +81,50 @@ def spikedhs(
     else:
         print(out)
         print(weights)
+
+
+@importing.command()
+def nir(
+    file: Annotated[Path, typer.Argument(metavar="FILE.nir", help="An HDF5 file of NIR.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: ./NAME of the file.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="How often the input is shown. Default: the file's.")
+    ] = None,
+    client: Annotated[
+        Literal["spikingjelly", "snntorch", "norse"] | None,
+        typer.Option(
+            help="Who wrote it: SpikingJelly's neurons fire at the threshold, the others' above. "
+            "Default: the file's."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs of the proof.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Read a NIR file, export it to ONNX and prove that the export computes what was read.
+
+    Writes network.onnx, graph.json, graph.safetensors and report.json. Steps and client are in
+    files that snnir wrote, and are to be said for others. Exits with 1 when the proof fails; the
+    model is then network.unproven.onnx.
+    """
+    from snnir.importers.export import export_imported
+    from snnir.importers.nir import read_nir
+
+    graph, weights = read_nir(file, steps=steps, client=client)
+    folder = out or Path(file.stem)
+    report = export_imported(graph, weights, folder, seed=seed)
+    parity = report["parity"]
+    if as_json:
+        print_json(report)
+    else:
+        for layer in parity["layers"]:
+            print(f"{layer['path']:40} firing rate {layer['firing_rate']:.3f}")
+        print(
+            f"{folder}/{report['model']}: {report['parameters']:,} parameters, "
+            f"{report['macs']:,} MACs a step, {report['steps']} steps; "
+            f"{parity['spikes_compared']:,} spikes compared"
+        )
+    if not parity["passed"]:
+        print("the proof failed", file=sys.stderr)
+        raise typer.Exit(1)

@@ -110,9 +110,13 @@ def compile_(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of weights and inputs that are not given.")
     ] = 0,
+    target: Annotated[
+        Literal["onnx", "nir"],
+        typer.Option(help="onnx; nir: for SpikingJelly, snnTorch, Norse (docs/nir.md)."),
+    ] = "onnx",
     form: Annotated[
         Literal["sequence", "step"],
-        typer.Option(help="All T steps at once, or one step with the state going in and out."),
+        typer.Option(help="ONNX: all T steps at once, or one step, the state going in and out."),
     ] = "sequence",
     inputs: Annotated[
         Path | None,
@@ -125,10 +129,10 @@ def compile_(
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Compile a genotype to ONNX and prove that it computes what the torch network computes.
+    """Compile a genotype to ONNX or NIR and prove that it computes what the torch network computes.
 
-    Writes network.onnx, graph.json, graph.safetensors, weights.safetensors, report.json and
-    report.html. Exits with 1 when the proof fails; the model is then named network.unproven.onnx.
+    Writes network.onnx (or .nir), graph.json, graph.safetensors, weights.safetensors, report.json
+    and report.html. Exits with 1 when the proof fails; the model is then network.unproven.onnx.
     Without weights, a model of the box has its own; others get seeded ones, batch norm calibrated.
     """
     parsed = parsed_genotype(genotype, settings)
@@ -137,7 +141,7 @@ def compile_(
 
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
     compiled = compile_network(
-        parsed, weights=weights, seed=seed, form=form, inputs=arrays, say=say
+        parsed, weights=weights, seed=seed, target=target, form=form, inputs=arrays, say=say
     )
     folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
     report = json.loads((folder / "report.json").read_text())

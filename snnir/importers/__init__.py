@@ -1,1 +1,1 @@
-"""Networks of other code bases, as genotypes and weights."""
+"""Networks of other code bases and tools, as genotypes or graphs, and weights."""

@@ -139,6 +139,8 @@ class Conv(WeightLayer):
     kernel: Sizes
     stride: Sizes
     padding: Sizes
+    dilation: Positive = 1
+    """From one tap to the next, in every dimension."""
     groups: Positive = 1
 
     @property
@@ -148,7 +150,8 @@ class Conv(WeightLayer):
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
         _expect_channels(shape, self.in_channels)
-        return (self.out_channels, *_windows(shape[1:], self.kernel, self.stride, self.padding))
+        spread = tuple(self.dilation * (k - 1) + 1 for k in self.kernel)
+        return (self.out_channels, *_windows(shape[1:], spread, self.stride, self.padding))
 
     def macs(self, shapes: Sequence[Shape], output: Shape) -> int:
         return volume(output) * self.fan_in

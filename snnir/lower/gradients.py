@@ -21,14 +21,15 @@ def convolve(
     padding: Sizes,
     groups: int,
     *,
+    dilation: int = 1,
     spikes: bool = False,
 ) -> Tensor:
     """A convolution over the last two or three dimensions; with `spikes`, x must be 0 or 1."""
     if torch.is_grad_enabled() and (spikes or not weight.requires_grad):
         tensors = _as_autocast(x, weight, bias)
-        return _LeanConvolution.apply(*tensors, stride, padding, groups)
+        return _LeanConvolution.apply(*tensors, stride, padding, groups, dilation)
     function: Callable[..., Tensor] = F.conv2d if len(stride) == 2 else F.conv3d
-    return function(x, weight, bias, stride, padding, 1, groups)
+    return function(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _as_autocast(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -53,12 +54,14 @@ class _LeanConvolution(torch.autograd.Function):
         stride: Sizes,
         padding: Sizes,
         groups: int,
+        dilation: int,
     ) -> Tensor:
         ctx.save_for_backward(weight, *([x.to(torch.int8)] if ctx.needs_input_grad[1] else []))
         ctx.like = torch.empty_like(x, device="meta")
         ctx.bias = None if bias is None else [len(weight)]
-        ctx.geometry = stride, padding, [1] * len(stride), False, [0] * len(stride), groups
-        return convolve(x, weight, bias, stride, padding, groups)
+        rank = len(stride)
+        ctx.geometry = stride, padding, [dilation] * rank, False, [0] * rank, groups
+        return convolve(x, weight, bias, stride, padding, groups, dilation=dilation)
 
     @staticmethod
     @once_differentiable
@@ -70,7 +73,7 @@ class _LeanConvolution(torch.autograd.Function):
         gradients = torch.ops.aten.convolution_backward(
             gradient, x, weight, ctx.bias, *ctx.geometry, wanted
         )
-        return *gradients, None, None, None
+        return *gradients, None, None, None, None
 
 
 def every(x: Tensor, strides: Sizes) -> Tensor:

@@ -127,7 +127,8 @@ def _same(node: ir.Node, module: SpikingModule, x: Tensor) -> Tensor:
 def _conv(node: ir.Conv, module: SpikingModule, x: Tensor, *, spikes: bool) -> Tensor:
     weight = module.stacked(node.owners, "weight")
     bias = module.stacked(node.owners, "bias") if node.bias else None
-    return convolve(x, weight, bias, node.stride, node.padding, node.groups, spikes=spikes)
+    geometry = node.stride, node.padding, node.groups
+    return convolve(x, weight, bias, *geometry, dilation=node.dilation, spikes=spikes)
 
 
 @_apply.register(ir.Linear)

@@ -4,9 +4,11 @@ from typing import Final
 
 from snnir.passes.apply_annotations import APPLY_ANNOTATIONS
 from snnir.passes.base import Pass, PassResult, run_passes
+from snnir.passes.convolve_skips import CONVOLVE_SKIPS
 from snnir.passes.drop_auxiliary_heads import DROP_AUXILIARY_HEADS
 from snnir.passes.drop_dead_nodes import DROP_DEAD_NODES
 from snnir.passes.drop_identities import DROP_IDENTITIES
+from snnir.passes.expand_groups import EXPAND_GROUPS
 from snnir.passes.flatten_sums import FLATTEN_SUMS
 from snnir.passes.fold_batch_norm import FOLD_BATCH_NORM
 from snnir.passes.gate_batch_norm import GATE_BATCH_NORM
@@ -14,8 +16,10 @@ from snnir.passes.hoist_static import HOIST_STATIC
 from snnir.passes.infer_types import INFER_DOMAINS, INFER_SHAPES
 from snnir.passes.merge_duplicates import MERGE_DUPLICATES
 from snnir.passes.merge_parallel_nodes import MERGE_PARALLEL_NODES
+from snnir.passes.merge_resizes import MERGE_RESIZES
 from snnir.passes.merge_same_sum import MERGE_SAME_SUM
 from snnir.passes.merge_shared_input import MERGE_SHARED_INPUT
+from snnir.passes.sink_concats import SINK_CONCATS
 
 ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
 """What every graph needs: types on the edges, annotations in the neurons."""
@@ -48,10 +52,18 @@ FOLDING: Final = (
 DEPLOYMENT: Final = (*FOLDING, MERGE_SAME_SUM, MERGE_SHARED_INPUT)
 """To the folded graph that is exported."""
 
+LEGALISING_FOR_NIR: Final = (EXPAND_GROUPS, CONVOLVE_SKIPS, SINK_CONCATS, MERGE_RESIZES)
+"""From the folded graph to one without groups, concatenations and resizes, which NIR lacks."""
+
+NIR_DEPLOYMENT: Final = (*FOLDING, *LEGALISING_FOR_NIR)
+"""To the folded graph that is exported to NIR."""
+
 __all__ = [
     "ANALYSIS",
     "DEPLOYMENT",
     "FOLDING",
+    "LEGALISING_FOR_NIR",
+    "NIR_DEPLOYMENT",
     "TRAINING",
     "WIDENING",
     "Pass",

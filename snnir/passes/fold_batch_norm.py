@@ -101,6 +101,7 @@ def _is_plain_pointwise(graph: Graph, node: Node) -> bool:
         isinstance(node, Conv)
         and volume(node.kernel) == 1
         and volume(node.stride) == 1
+        and node.dilation == 1
         and not node.bias
         and node.groups == 1
         and len(node.owners) == 1

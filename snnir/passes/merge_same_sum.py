@@ -29,7 +29,8 @@ def merge_same_sum(graph: Graph, weights: Weights) -> bool:
             node = graph[source]
             if isinstance(node, Conv) and _mergeable(graph, node):
                 read = graph.type(graph.inputs(source)[0])
-                key = (node.kernel, node.stride, node.padding, read.domain, (read.shape or ())[1:])
+                geometry = (node.kernel, node.stride, node.padding, node.dilation)
+                key = (geometry, read.domain, (read.shape or ())[1:])
                 groups[key].append(node)
         for convs in groups.values():
             if len(convs) > 1:

@@ -33,8 +33,8 @@ class Unit(NamedTuple):
     def key(self, graph: Graph) -> tuple:
         """What units that can be stacked have in common."""
         conv = self.conv
-        geometry = (conv.in_channels, conv.kernel, conv.stride, conv.padding, conv.bias)
-        return graph.inputs(conv.path), geometry, self.bn and self.bn.eps
+        geometry = (conv.in_channels, conv.kernel, conv.stride, conv.padding, conv.dilation)
+        return graph.inputs(conv.path), geometry, conv.bias, self.bn and self.bn.eps
 
 
 def unit_of(graph: Graph, result: str) -> Unit | None:
