@@ -27,6 +27,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from snnir.export import runtime
 from snnir.export.onnx import Form
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import (
@@ -106,13 +107,9 @@ class Parity:
         return [layer for layer in (*self.layers, self.readout) if not layer.passed]
 
 
-def session(model: onnx.ModelProto | str) -> onnxruntime.InferenceSession:
-    """An onnxruntime CPU session that does not spin when several share a process."""
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    content = model if isinstance(model, str) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A session of a model in memory."""
+    return runtime.session(model.SerializeToString())
 
 
 def check_parity(

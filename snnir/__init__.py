@@ -3,6 +3,7 @@
 module = snnir.load("spikedhs_cla")                       # an nn.Module
 trained = snnir.train("genotype.snn", "cifar10:PATH", "run", epochs=100)
 compiled = snnir.compile("genotype.snn", out="network")   # network/network.onnx, report.html, …
+logits = snnir.Runtime("network/network.onnx").run(frames)
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ if TYPE_CHECKING:
     import numpy as np
 
     from snnir.compiler import Compiled
+    from snnir.export.runtime import Runtime
     from snnir.genotype import Genotype
     from snnir.lower import SpikingModule
     from snnir.training import Trained, TrainingConfig
 
-__all__ = ["__version__", "compile", "load", "parse", "train"]
+__all__ = ["Runtime", "__version__", "compile", "load", "parse", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """`Runtime`, which loads onnxruntime once it is asked for."""
+    if name == "Runtime":
+        from snnir.export.runtime import Runtime
+
+        return Runtime
+    raise AttributeError(f"module 'snnir' has no attribute '{name}'")
 
 
 def parse(text: str, name: str = "<text>") -> Genotype:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snnir.export.onnx import export_onnx
 from snnir.genotype import Genotype, parse
 from snnir.ir import build
 from snnir.ir.graph import Graph
@@ -17,7 +18,7 @@ from snnir.lower import SpikingModule
 from snnir.lower.initialise import calibrated_weights, seeded_inputs
 from snnir.lower.neurons import outputs_by_path
 from snnir.lower.operations import Value
-from snnir.passes import TRAINING, run_passes
+from snnir.passes import DEPLOYMENT, TRAINING, run_passes
 from snnir.source import read_source
 from snnir.weights import Weights
 
@@ -88,3 +89,27 @@ def assert_all_fire(spikes: dict[str, Tensor], least: float = 0.005) -> None:
     assert rates
     dull = {path: rate for path, rate in rates.items() if not least < rate < 0.995}
     assert not dull, f"silent or saturated: {dull}"
+
+
+class GridModels:
+    """A network's models in both forms, its inputs (5 samples) and torch's output for them.
+
+    Weights and inputs are multiples of 1/64 and 1/4. With leaks and thresholds that are powers of
+    two no fp32 sum rounds, so that all runtimes agree bit for bit; float64 shows it.
+    """
+
+    def __init__(self, network: Genotype, folder: Path):
+        graph = build(network)
+        self.inputs = [np.round(4 * x) / 4 for x in seeded_inputs(graph, 1, 5)]
+        training = run_passes(TRAINING, graph).graph
+        weights = calibrated_weights(training, [torch.from_numpy(x) for x in self.inputs], 1)
+        deployed = run_passes(DEPLOYMENT, graph, weights)
+        grid = {name: np.float32(np.round(64 * x) / 64) for name, x in deployed.weights.items()}
+        output, spikes = run_recorded(deployed.graph, grid, tuple(self.inputs))
+        _, exact = run_recorded(deployed.graph, as_float64(grid), tuple(self.inputs))
+        assert_all_fire(spikes)
+        assert all(torch.equal(spikes[path].double(), exact[path]) for path in spikes)
+        self.expected = output.numpy()
+        self.paths = {form: folder / f"{form}.onnx" for form in ("sequence", "step")}
+        for form, path in self.paths.items():
+            path.write_bytes(export_onnx(deployed.graph, grid, form=form).SerializeToString())

@@ -87,7 +87,7 @@ def installed(tmp_path_factory):
 def test_an_installed_wheel_works_outside_the_checkout(installed):
     code = """
 import pathlib, sys
-import snnir, snnir.export, snnir.search
+import snnir, snnir.export.web, snnir.search
 from snnir import models
 site = sys.argv[1]
 assert snnir.__file__.startswith(site), snnir.__file__
@@ -96,6 +96,7 @@ assert "search" not in [p.name for p in pathlib.Path(site).iterdir()]
 assert models.fashion_mnist_sample()[0].shape == (1000, 1, 28, 28)
 compiled = snnir.compile("fashion_small", "out")
 assert compiled.passed
+snnir.export.web.write_web_page("page", compiled)
 """
     work = installed / "work"
     work.mkdir()
@@ -107,3 +108,4 @@ assert compiled.passed
     assert done.returncode == 0, done.stderr
     assert (work / "out" / "network.onnx").exists()
     assert (work / "out" / "report.html").exists()
+    assert (work / "page" / "index.html").exists()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +23,9 @@ from snnir.cli.options import (
     say,
 )
 from snnir.errors import SnnirError
+
+if TYPE_CHECKING:
+    from snnir.compiler import Compiled
 
 
 @app.command()
@@ -126,6 +130,10 @@ def compile_(
             "events [T, N, C, H, W].",
         ),
     ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a page, too, that classifies images in a browser."),
+    ] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -138,12 +146,17 @@ def compile_(
     parsed = parsed_genotype(genotype, settings)
     weights = weights or known_weights(genotype, settings)
     from snnir.compiler import compile_network
+    from snnir.export.web import refuse_pageless
 
+    if web is not None:
+        refuse_pageless(parsed, form)
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
     compiled = compile_network(
         parsed, weights=weights, seed=seed, target=target, form=form, inputs=arrays, say=say
     )
     folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
+    if web is not None and compiled.passed:
+        _write_page(web, compiled, arrays, weights)
     report = json.loads((folder / "report.json").read_text())
     if as_json:
         print_json(report)
@@ -185,6 +198,26 @@ def models(as_json: Json = False) -> None:
         size = f"{model['parameters']:>11,} parameters  T = {model['steps']}"
         print(f"{model['name']:20} {size}{trained}")
         print(f"{'':20} {model['about']}")
+
+
+def _write_page(
+    folder: Path, compiled: Compiled, inputs: list[Any] | None, weights: Path | None
+) -> None:
+    """The web page, with examples and names of classes where they are known."""
+    import numpy as np
+
+    from snnir import models as box
+    from snnir.data.images import FASHION_MNIST_CLASSES
+    from snnir.export.web import NPM_INSTALL, write_web_page
+
+    examples = inputs[0] if inputs else None
+    classes: Sequence[str] = ()
+    if weights is not None and weights == box.trained_weights("fashion_small"):
+        images, labels = box.fashion_mnist_sample()
+        examples = images[np.unique(labels, return_index=True)[1]]
+        classes = FASHION_MNIST_CLASSES
+    write_web_page(folder, compiled, examples=examples, classes=classes)
+    say(f"a page: cd {folder}; {NPM_INSTALL}; python -m http.server")
 
 
 def _read_inputs(path: Path, names: list[str]) -> list[Any]:
