@@ -6,12 +6,16 @@ at b + (i - N // 2) · `b_step`; the network runs with the node's currents mixed
 I = Σ softmax(a)_i · I_i (eq. 18); a makes one step from where it is set to at every batch. Then b
 moves to the candidate with the largest mean softmax(a), of equals the one in the middle. Nothing
 else changes: weights, running statistics and momentum stay.
+
+On an epoch's last batch the gradients of the nodes' convolutions are measured with b as it is and
+as it began (paper Figure 7b), at the same weights.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -48,6 +52,9 @@ class SurrogateSearch:
         self.parameters: list[nn.Parameter] = []
         self.b: dict[str, float] = {path: neurons[0].b for path, neurons in targets.items()}
         """By path in the language."""
+        self._first = dict(self.b)
+        self._sizes: dict[str, float] = {}
+        """Of the gradients on the epoch's last batch, as the record has them."""
         analysed = run_passes(ANALYSIS, network).graph
         self._names = {path: _names(analysed, own) for path, own in targets.items()}
         middle = config.surrogates // 2
@@ -76,31 +83,52 @@ class SurrogateSearch:
             self._search(trainer)
 
     def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
-        pass
+        if trainer.step + 1 == trainer.steps_per_epoch:
+            self._measure_gradients(trainer, x, target)
 
-    # --- one search -------------------------------------------------------------------------
-
-    def _search(self, trainer: Trainer) -> None:
-        """Move b."""
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Whatever runs in the module meanwhile, it goes on as it was, with b as it is at the end
+        of the block."""
         module = self._module
         momentum, module.batch_norm_momentum = module.batch_norm_momentum, 0.0
         required = [(p, p.requires_grad) for p in module.parameters()]
-        means = {path: torch.zeros(self._config.surrogates) for path in self.b}
         try:
-            for x, target in self._batches(trainer):
-                self._place_candidates(trainer, x, target)
-                for path, weights in self._weighed(trainer, x, target).items():
-                    means[path] += weights
-                trainer.stop_if_interrupted()
+            yield
         finally:
             module.batch_norm_momentum = momentum
             for parameter, was in required:
                 parameter.requires_grad_(was)
             module.follow(self.graph)
-        for path, mean in means.items():
-            best = max(range(len(mean)), key=lambda i: (float(mean[i]), i == len(mean) // 2))
-            self.b[path] = self._candidates(path)[best]
-        module.follow(self.graph)
+
+    def _measure_gradients(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+        """The mean |dL/dw| of each node's convolutions, with b as it is and as it began."""
+        parameters = {
+            name: self._module.parameter(name) for names in self._names.values() for name in names
+        }
+        convolved = {name: weight for name, weight in parameters.items() if weight.dim() > 1}
+        with self._undisturbed():
+            for kind, b in (("gradient", self.b), ("gradient_at_first_b", self._first)):
+                found = self._gradient(trainer, x, target, b, list(convolved.values()))
+                by_name = dict(zip(convolved, found, strict=True))
+                for path, names in self._names.items():
+                    own = [by_name[name].abs().flatten() for name in names if name in by_name]
+                    self._sizes[f"{kind}/{path}"] = float(torch.cat(own).mean())
+
+    # --- one search -------------------------------------------------------------------------
+
+    def _search(self, trainer: Trainer) -> None:
+        """Move b."""
+        means = {path: torch.zeros(self._config.surrogates) for path in self.b}
+        with self._undisturbed():
+            for x, target in self._batches(trainer):
+                self._place_candidates(trainer, x, target)
+                for path, weights in self._weighed(trainer, x, target).items():
+                    means[path] += weights
+                trainer.stop_if_interrupted()
+            for path, mean in means.items():
+                best = max(range(len(mean)), key=lambda i: (float(mean[i]), i == len(mean) // 2))
+                self.b[path] = self._candidates(path)[best]
         self._saved = copy.deepcopy(self._adam.state_dict())
 
     def _batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
@@ -201,13 +229,13 @@ class SurrogateSearch:
         ]
 
     def end_epoch(self) -> dict[str, float]:
-        return {f"b/{path}": b for path, b in self.b.items()}
+        return {f"b/{path}": b for path, b in self.b.items()} | self._sizes
 
     def state(self) -> dict[str, Any]:
-        return {"b": self.b, "adam": self._saved}
+        return {"b": self.b, "adam": self._saved, "gradients": self._sizes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.b = dict(state["b"])
+        self.b, self._sizes = dict(state["b"]), dict(state["gradients"])
         self._adam.load_state_dict(state["adam"])
         self._saved = copy.deepcopy(self._adam.state_dict())
         self._module.follow(self.graph)

@@ -104,10 +104,9 @@ class HybridSearch:
             energy = float(self.energy())
         relu = sum(kind == "relu" for kind in self.kinds().values()) / len(self._targets)
         scalars = {"energy_loss": energy, "share/relu": relu}
-        if "relu" in self._kinds:
-            number = self._kinds.index("relu")
-            for path, a in self._logits().items():
-                scalars[f"relu/{path}"] = float(torch.softmax(a.detach(), 0)[number])
+        for path, a in self._logits().items():
+            weights = torch.softmax(a.detach(), 0).tolist()
+            scalars |= {f"{kind}/{path}": x for kind, x in zip(self._kinds, weights, strict=True)}
         return scalars | self._relaxation.scalars()
 
     def state(self) -> dict[str, Any]:

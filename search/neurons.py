@@ -13,6 +13,10 @@ from snnir.passes import ANALYSIS, WIDENING, Pass, run_passes
 from snnir.passes.apply_annotations import language_path, matching
 from snnir.source import Source
 
+LEAKY: tuple[NeuronKind, ...] = ("lif", "alif")
+SPIKING: tuple[NeuronKind, ...] = ("if", "lif", "alif", "binary")
+KINDS: tuple[NeuronKind, ...] = (*SPIKING, "relu")
+
 Targets = Mapping[str, Sequence[Neuron]]
 """The neurons to tune by their path in the language: several where a backbone is applied twice."""
 

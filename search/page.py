@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from snnir.search.architecture import (
     trellises,
 )
 from snnir.search.config import SearchConfig
+from snnir.search.curves import over_epochs, scalars
 from snnir.training.record import Record
 
 if TYPE_CHECKING:
@@ -93,26 +95,15 @@ def _count(number: int) -> str:
 
 def _curves(history: Sequence[Record], warmup: int) -> list[Chart]:
     """What the supernet's records hold, over the epochs."""
-
-    def series(name: str, values: Sequence[float | None], form: str = ".3f") -> Series:
-        points = [
-            (record.epoch, value)
-            for record, value in zip(history, values, strict=True)
-            if value is not None
-        ]
-        return Series(name, points, f"{points[-1][1]:{form}}" if points else "")
-
-    def scalars(name: str) -> list[float | None]:
-        return [record.scalars.get(name) for record in history]
-
-    entropies = [series(name, scalars(f"entropy/{name}")) for name in ("alpha", "beta")]
+    series = partial(over_epochs, history)
+    entropies = [series(name, scalars(history, f"entropy/{name}")) for name in ("alpha", "beta")]
     losses = [
         series("half A", [r.train_loss for r in history]),
-        series("half B", scalars("architecture/loss")),
+        series("half B", scalars(history, "architecture/loss")),
     ]
     accuracies = [
         series("half A", [r.train_accuracy for r in history], ".1%"),
-        series("half B", scalars("architecture/accuracy"), ".1%"),
+        series("half B", scalars(history, "architecture/accuracy"), ".1%"),
     ]
     rates = [series("all layers", [r.firing_rate for r in history], ".1%")]
     return [

@@ -10,9 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from snnir.errors import SnnirError
-from snnir.files import write_whole
-from snnir.genotype import Genotype, ast, print_genotype
-from snnir.genotype.ast import NeuronKind
+from snnir.files import writable_folder, write_whole
+from snnir.genotype import Genotype, ast, parse, print_genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
 from snnir.lower import SpikingModule
@@ -22,10 +21,11 @@ from snnir.lower.operations import LARGEST_LEAK
 from snnir.search.dgs import SurrogateSearch, learning
 from snnir.search.hns import HybridSearch
 from snnir.search.learned_tau import LearnedTau
-from snnir.search.neurons import Targets, annotate, tunable
+from snnir.search.neurons import KINDS, LEAKY, SPIKING, Targets, annotate, tunable
 from snnir.search.tps import TemporalParameterSearch
 from snnir.search.tune_config import TuneConfig
-from snnir.search.tune_picture import write_tune_picture
+from snnir.search.tune_page import render_tune
+from snnir.source import read_source
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record
 from snnir.training.run import (
@@ -40,15 +40,12 @@ from snnir.training.run import (
 )
 from snnir.training.trainer import Companion, Progress, Trainer
 
-SEARCHES = ("dgs", "tps", "hns", "tau", "plif")
+RETRAINED = ("tps", "hns", "tau", "plif")
+SEARCHES = ("dgs", *RETRAINED)
 
 RANDOM_TAU = 6
 """Seeds the generator of random time constants; `snnir.data.samples`, `bilevel` and `baselines`
 have the numbers before."""
-
-LEAKY: tuple[NeuronKind, ...] = ("lif", "alif")
-SPIKING: tuple[NeuronKind, ...] = ("if", "lif", "alif", "binary")
-KINDS: tuple[NeuronKind, ...] = (*SPIKING, "relu")
 
 Say = Callable[[str], None]
 
@@ -104,14 +101,15 @@ class Tune:
     ) -> Tuned:
         """Tune, and leave in `folder`: genotype.snn, the genotype with what was found so far in its
         `annotate` block; base.snn, config.toml, and in `retrain` the run that trains it (see
-        `snnir.training.train_network`); of a search also checkpoint.pt, log.jsonl, curve.svg,
-        tune.svg, tensorboard/ and last.safetensors (with the candidates' logits).
+        `snnir.training.train_network`); of a search also checkpoint.pt, log.jsonl, tune.html,
+        curve.svg, tensorboard/, last.safetensors (with the candidates' logits) and, where asked
+        for, runs like `retrain` in snapshots/epoch-N/.
 
         `weights`: what the search and the retraining start from, seeded initial ones when None.
 
         Raises:
-            SnnirError: nothing to tune, data, weights or config that do not fit, another run's
-                folder.
+            SnnirError: nothing to tune, data, weights or config that do not fit, snapshots of
+                what has none, another run's folder.
             KeyboardInterrupt: interrupted, and saved.
         """
         if self.genotype.searchable:
@@ -119,22 +117,27 @@ class Tune:
                 f"network '{self.genotype.name}': found a search space, expected a network: "
                 "`snnir search` decides its cells and levels"
             )
+        method, retrained = self.config.method, self.config.retrain_epochs > 0
+        if self.config.snapshots and not (method in RETRAINED and retrained):
+            raise SnnirError(
+                f"snapshots: found {self.config.snapshots} with {method} and retrain_epochs "
+                f"{self.config.retrain_epochs}, expected 0, or {', '.join(RETRAINED)} and training "
+                "after it"
+            )
         options: dict[str, Any] = {
             "resume": resume, "device": device, "workers": workers, "show": show, "say": say,
             "weights": weights, "download": download,
         }  # fmt: skip
         with joined_processes(device) as processes:  # once: a group cannot be joined again
-            if self.config.method in SEARCHES:
-                tuned = self._searched(**options)
-            else:
-                tuned = self._annotated(processes)
-            if self.config.method == "dgs" or not self.config.retrain_epochs:
-                return tuned
-            own = self.folder / "retrain"
-            options["resume"] = (own / "checkpoint.pt").exists()
-            recipe = self.config.retraining()
-            trained = train_network(tuned.genotype, self.data, own, recipe, **options)
-            return replace(tuned, trained=trained)
+            tuned = self._searched(**options) if method in SEARCHES else self._annotated(processes)
+            if method != "dgs" and retrained:
+                trained = self._trained(tuned.genotype, self.folder / "retrain", options)
+                tuned = replace(tuned, trained=trained)
+                if self.config.snapshots:
+                    tuned = self._with_snapshots(tuned, options)
+            if tuned.first and tuned.history:
+                self._write_page(tuned)
+            return tuned
 
     def _searched(
         self,
@@ -170,10 +173,13 @@ class Tune:
                 trainer.resume()
             for record in trainer.run():
                 if processes.first:
-                    title = f"{network.name}: {config.method}"
-                    write_epoch(folder, trainer.history, title=title)
-                    write_tune_picture(folder / "tune.svg", trainer.history, title=title)
-                    self._write(annotate(self.genotype, search.annotations()))
+                    found = annotate(self.genotype, search.annotations())
+                    self._write(found)
+                    if self._has_snapshot(record):
+                        text = print_genotype(found)
+                        write_whole(writable_folder(self._snapshot(record)) / "genotype.snn", text)
+                    self._write_epoch(trainer.history)
+                    self._write_page(Tuned(folder, found, trainer.history))
                     say(record.line())
             found = annotate(self.genotype, search.annotations())
             trained = finished(trainer, network, splits, processes) if search.keeps_best else None
@@ -191,6 +197,46 @@ class Tune:
             return TemporalParameterSearch(network, targets, config)
         return HybridSearch(network, tunable(network, config.nodes, KINDS), config)
 
+    def _trained(self, genotype: Genotype, folder: Path, options: dict[str, Any]) -> Trained:
+        resume = (folder / "checkpoint.pt").exists()
+        recipe = self.config.retraining()
+        return train_network(genotype, self.data, folder, recipe, **options | {"resume": resume})
+
+    # --- snapshots (paper Figure 5) ---------------------------------------------------------
+
+    def _has_snapshot(self, record: Record) -> bool:
+        every = self.config.snapshots
+        return every > 0 and (record.epoch % every == 0 or record.epoch == self.config.epochs)
+
+    def _snapshot(self, record: Record) -> Path:
+        return self.folder / "snapshots" / f"epoch-{record.epoch:03}"
+
+    def _with_snapshots(self, tuned: Tuned, options: dict[str, Any]) -> Tuned:
+        """With what every snapshot comes to in its epoch's record. Equal genotypes, the result's
+        among them, train once."""
+        history = list(tuned.history)
+        assert tuned.trained is not None
+        known = {print_genotype(tuned.genotype): tuned.trained}
+        for number, record in enumerate(history):
+            if not self._has_snapshot(record):
+                continue
+            source = read_source(self._snapshot(record) / "genotype.snn")
+            if source.text not in known:
+                options["say"](f"snapshot of epoch {record.epoch}:")
+                found = self._trained(parse(source), self._snapshot(record), options)
+                known[source.text] = found
+            tested = known[source.text].tested
+            results = {
+                "snapshot/accuracy": tested.accuracy,
+                "snapshot/firing_rate": tested.firing_rate,
+            }
+            history[number] = record.model_copy(update={"scalars": record.scalars | results})
+            if tuned.first:
+                self._write_epoch(history)
+        return replace(tuned, history=history)
+
+    # --- baselines --------------------------------------------------------------------------
+
     def _annotated(self, processes: Processes) -> Tuned:
         """The baselines that only annotate."""
         config = self.config
@@ -206,6 +252,8 @@ class Tune:
         prepare_folder(self.folder, self._files(), resume=False, written=written)
         self._write(found)
 
+    # --- files ------------------------------------------------------------------------------
+
     def _prepare(self, *, resume: bool) -> None:
         prepare_folder(self.folder, self._files(), resume=resume, written=("genotype.snn",))
 
@@ -215,6 +263,16 @@ class Tune:
 
     def _write(self, found: Genotype) -> None:
         write_whole(self.folder / "genotype.snn", print_genotype(found))
+
+    def _write_epoch(self, history: list[Record]) -> None:
+        write_epoch(self.folder, history, title=f"{self.genotype.name}: {self.config.method}")
+
+    def _write_page(self, tuned: Tuned) -> None:
+        page = render_tune(
+            self.genotype, tuned.genotype, self.config, tuned.history, data=self.data,
+            trained=tuned.trained,
+        )  # fmt: skip
+        write_whole(self.folder / "tune.html", page)
 
 
 def handcrafted(targets: Targets, config: TuneConfig) -> list[ast.Annotation]:

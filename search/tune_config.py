@@ -52,6 +52,9 @@ class TuneConfig(Descent):
     """HNS: whether a layer counts by the operations of what reads it; else all count alike."""
     retrain_epochs: NotNegative = 100
     """Of training from scratch, or from the given weights, afterwards; 0: none."""
+    snapshots: NotNegative = 0
+    """Epochs of the search from one genotype that is trained like the result to the next; 0: none
+    is. Not for dgs."""
 
     def retraining(self) -> TrainingConfig:
         """How the tuned network is trained."""

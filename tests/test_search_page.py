@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from helpers import genotype, small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pages import pictures, points, tables, well_formed
 
 from snnir.analysis.chart import Chart, Series
 from snnir.genotype import parse, print_genotype
@@ -75,46 +75,6 @@ def page_of(space, conventions="paper", seed=0, **changed):
     config = CONFIG.model_copy(update=changed)
     page = render_search(space, found, config, history, data=data, conventions=conventions)
     return page, found, weights
-
-
-def pictures(page: str, kind: str) -> list[ET.Element]:
-    return [ET.fromstring(svg) for svg in re.findall(rf'<svg class="{kind}".*?</svg>', page, re.S)]
-
-
-class Tables(HTMLParser):
-    """The rows of all tables of a kind: a list of cells, (classes, text) each."""
-
-    def __init__(self, kind: str):
-        super().__init__()
-        self.kind, self.tables, self.inside, self.cell = kind, [], False, False
-
-    def handle_starttag(self, tag, attrs):
-        classes = (dict(attrs).get("class") or "").split()
-        if tag == "table":
-            self.inside = self.kind in classes
-            if self.inside:
-                self.tables.append([])
-        elif tag == "tr" and self.inside:
-            self.tables[-1].append((classes, []))
-        elif tag in ("td", "th") and self.inside:
-            self.cell = True
-            self.tables[-1][-1][1].append([classes, ""])
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.cell = False
-        elif tag == "table":
-            self.inside = False
-
-    def handle_data(self, data):
-        if self.cell:
-            self.tables[-1][-1][1][-1][1] += data
-
-
-def tables(page: str, kind: str):
-    reader = Tables(kind)
-    reader.feed(page)
-    return reader.tables
 
 
 # --- alpha ------------------------------------------------------------------------------------
@@ -235,11 +195,6 @@ def test_no_warm_up_has_no_band():
     assert "shaded" not in page
 
 
-def points(chart: ET.Element, kind: str) -> list[tuple[float, float]]:
-    (line,) = (path for path in chart.findall("path") if path.get("class") == kind)
-    return [tuple(map(float, p.split())) for p in line.get("d").removeprefix("M").split("L")]
-
-
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30), st.booleans())
 @example([5e-324], False)
 @settings(max_examples=60, deadline=None)
@@ -304,41 +259,6 @@ def test_a_baseline_shows_its_trials_by_accuracy_and_the_best_so_far():
 
 
 # --- the file ---------------------------------------------------------------------------------
-
-VOID = ("meta", "link", "br")
-
-
-class Tree(HTMLParser):
-    """Whether every tag is closed in its turn, and what the page refers to."""
-
-    def __init__(self):
-        super().__init__()
-        self.references, self.open, self.tags = [], [], set()
-
-    def handle_starttag(self, tag, attrs):
-        self.references += [v for k, v in attrs if k in ("src", "href", "xlink:href", "action")]
-        self.tags.add(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def well_formed(page: str) -> bool:
-    tree = Tree()
-    tree.feed(page)
-    tree.close()
-    assert tree.open == []
-    assert tree.references == ["data:,"]
-    assert "script" not in tree.tags
-    for forbidden in ("url(", "@import"):
-        assert forbidden not in page
-    assert set(re.findall(r"\w+://[^\s\"'<]*", page)) == {"http://www.w3.org/2000/svg"}
-    return True
 
 
 @pytest.mark.parametrize("conventions", ["paper", "authors"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -247,11 +249,48 @@ def test_tps_leaves_what_it_promises(tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "base.snn", "genotype.snn", "config.toml", "checkpoint.pt", "last.safetensors", "log.jsonl",
-        "curve.svg", "tune.svg", "tensorboard", "retrain",
+        "curve.svg", "tune.html", "tensorboard", "retrain",
     }  # fmt: skip
     assert parse((folder / "retrain" / "genotype.snn").read_text()) == found.genotype
     assert found.trained is not None
     assert (folder / "retrain" / "best.safetensors").exists()
+    page = (folder / "tune.html").read_text()
+    assert f"<b>{found.trained.tested.accuracy:.2%}</b>".replace("%", " %") in page
+    for path, annotation in lines.items():
+        assert f"  {path:18}  tau={annotation.tau:g}" in page
+
+
+# --- snapshots --------------------------------------------------------------------------------
+
+
+def test_snapshots_are_what_was_found_by_then_trained(tmp_path):
+    folder = tmp_path / "run"
+    settings = {"retrain_epochs": 1, "snapshots": 2}
+    found = tuned(folder, **settings)
+    logged = [json.loads(line)["scalars"] for line in (folder / "log.jsonl").open()]
+    assert [record.scalars for record in found.history] == logged
+    assert "snapshot/accuracy" not in logged[0]
+    early = parse((folder / "snapshots" / "epoch-002" / "genotype.snn").read_text())
+    assert {path: a.tau for path, a in annotations(early).items()} == {
+        path: logged[1][f"tau/{path}"] for path in NEURONS
+    }
+    assert early != found.genotype
+    run = folder / "snapshots" / "epoch-002"
+    alone = json.loads((run / "log.jsonl").read_text())
+    assert logged[1]["snapshot/accuracy"] == alone["accuracy"]
+    assert logged[1]["snapshot/firing_rate"] == alone["firing_rate"] > 0.01
+    assert logged[2]["snapshot/accuracy"] == found.trained.tested.accuracy
+    last = folder / "snapshots" / "epoch-003"
+    assert [path.name for path in last.iterdir()] == ["genotype.snn"], "trained already"
+    assert "accuracy once trained" in (folder / "tune.html").read_text()
+    for path in run.iterdir():  # as if it had been killed before
+        if path.name != "genotype.snn":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / "log.jsonl").unlink()
+    config = CONFIG.model_copy(update=settings)
+    again = Tune(parse(DIGITS), "digits", config, folder).run(resume=True)
+    assert [record.scalars for record in again.history] == logged
+    assert [json.loads(line)["scalars"] for line in (folder / "log.jsonl").open()] == logged
 
 
 # --- HNS --------------------------------------------------------------------------------------
@@ -312,32 +351,47 @@ def test_the_energy_weight_keeps_neurons_spiking(tmp_path):
 
 
 class Snapshot(dgs.SurrogateSearch):
-    """Notes that a search changes b alone."""
+    """Notes that a search changes b alone, and measuring nothing."""
 
-    searches = 0
+    searches = measurements = 0
 
     def _search(self, trainer):
+        before = dict(self.b)
+        with self.unchanged(trainer):
+            super()._search(trainer)
+        assert all(abs(self.b[path] - b) < 0.401 for path, b in before.items())
+        Snapshot.searches += 1
+
+    def _measure_gradients(self, trainer, x, target):
+        before = dict(self.b)
+        with self.unchanged(trainer):
+            super()._measure_gradients(trainer, x, target)
+        assert self.b == before
+        Snapshot.measurements += 1
+
+    @contextmanager
+    def unchanged(self, trainer):
         module = self._module
         state = {k: v.clone() for k, v in module.state_dict().items()}
         momentum = [
             trainer.optimizer.state[p]["momentum_buffer"].clone() for p in module.parameters()
         ]
-        before = dict(self.b)
-        super()._search(trainer)
+        yield
         assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
         after = [trainer.optimizer.state[p]["momentum_buffer"] for p in module.parameters()]
         assert all(map(torch.equal, momentum, after))
         assert all(p.requires_grad for p in module.parameters())
-        assert all(abs(self.b[path] - b) < 0.401 for path, b in before.items())
-        Snapshot.searches += 1
+        assert module.batch_norm_momentum > 0
+        used = {language_path(n.path): n.b for n in module.graph.neurons}
+        assert {path: used[path] for path in self.b} == self.b
 
 
 @pytest.mark.parametrize("nodes", [("trunk.stem[0]",), ("trunk.layers[*].n1", "trunk.stem[0]")])
 def test_dgs_changes_b_and_nothing_else(tmp_path, monkeypatch, nodes):
     monkeypatch.setattr("snnir.search.tune.SurrogateSearch", Snapshot)
-    Snapshot.searches = 0
+    Snapshot.searches = Snapshot.measurements = 0
     found = tuned(tmp_path / "run", method="dgs", nodes=nodes, interval=1, iterations=3)
-    assert Snapshot.searches == 2
+    assert (Snapshot.searches, Snapshot.measurements) == (2, 3)
     lines = annotations(found.genotype)
     assert len(lines) == (1 if len(nodes) == 1 else 3)
     assert any(a.surrogate.b != 3 for a in lines.values())
@@ -348,6 +402,24 @@ def test_dgs_changes_b_and_nothing_else(tmp_path, monkeypatch, nodes):
     assert (tmp_path / "run" / "best.safetensors").exists()
     trained = build(found.genotype)
     assert not trained.of_type(Mixed)
+
+
+def test_gradients_are_measured_with_b_as_it_is_and_as_it_began(tmp_path):
+    """A triangle whose reset is detached is proportional to b, and so is what its node's weights
+    get: the two differ by b / 3."""
+    line = "neuron lif(tau=0.2, surrogate=triangle(b=3), detach_reset=true)"
+    text = DIGITS.replace("neuron lif(tau=0.2, surrogate=dspike(b=3))", line)
+    path = "trunk.layers[1].n0"
+    found = tuned(tmp_path / "run", text, method="dgs", nodes=(path,), interval=1, iterations=3)
+    moved = []
+    for record in found.history:
+        b, now, first = (
+            record.scalars[f"{name}/{path}"] for name in ("b", "gradient", "gradient_at_first_b")
+        )
+        assert first > 1e-6
+        assert now / first == pytest.approx(b / 3, rel=1e-5)
+        moved.append(b)
+    assert moved[0] == 3 != moved[2]
 
 
 def test_a_surrogate_that_makes_no_difference_stays(tmp_path, monkeypatch):
@@ -519,6 +591,92 @@ def test_a_killed_run_resumes_to_the_same(tmp_path, method):
     assert results[0] == results[1]
 
 
+TWENTY_STEPS = """
+import gc, json, sys, torch
+from pathlib import Path
+from snnir.genotype import parse
+from snnir.ir import build
+from snnir.lower import SpikingModule
+from snnir.search.tune import Tune
+from snnir.search.tune_config import TuneConfig
+from snnir.training.processes import joined_processes
+from snnir.training.run import open_splits
+from snnir.training.trainer import Trainer
+
+torch.set_num_threads(1)
+text = Path(sys.argv[1]).read_text()
+genotype = parse(text)
+network = build(genotype)
+results = {}
+with joined_processes("cpu") as processes:
+    for method in sys.argv[3:]:
+        config = TuneConfig(method=method, epochs=2, warmup_epochs=0, batch_size=9,
+                            iterations=5, interval=1, learning_rate=0.1, logits_learning_rate=0.1,
+                            energy_weight=0.01, limit_train=90, limit_test=90)
+        folder = Path(sys.argv[2], method)
+        folder.mkdir(exist_ok=True)
+        search = Tune(genotype, "digits", config, folder)._search(network)
+        module = SpikingModule(search.graph, seed=3).double()
+        search.start(module, processes)
+        losses = []
+        trainer = Trainer(module, open_splits(network, "digits", config), config, folder, processes,
+                          genotype=text, data="digits", unread={}, companion=search,
+                          show=lambda progress: losses.append(progress.loss))
+        for record in trainer.run():
+            pass
+        state = {k: v.flatten()[:5].tolist() for k, v in module.state_dict().items()}
+        found = [a.model_dump(exclude={"span"}) for a in search.annotations()]
+        results[method] = [losses, state, found, record.scalars, record.firing_rates]
+        # no thread of the process group may outlive the interpreter
+        del trainer, search, module
+        gc.collect()
+    if processes.first:
+        Path(sys.argv[2], "found.json").write_text(json.dumps(results))
+"""
+
+
+def test_two_processes_tune_as_one(tmp_path):
+    """Global batch 9, so unequal shares, 20 steps of the weights with 20 of the logits or a DGS
+    search of 5 batches, float64: losses, weights, statistics, logits, gradients to 1e-6; the same
+    b, tau and kinds.
+
+    The head's neuron reads means of 16 spikes: at threshold 1/2 half of them would be a tie, which
+    rounding decides.
+    """
+    methods = ("dgs", "tps", "hns")
+    text = DIGITS.replace("lif(tau=0.2,", "lif(tau=0.2, v_threshold=0.4371,")
+    (tmp_path / "net.snn").write_text(text)
+    (tmp_path / "steps.py").write_text(TWENTY_STEPS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    results = []
+    for count in ("1", "2"):
+        folder = tmp_path / count
+        folder.mkdir()
+        done = subprocess.run(
+            [*launch, count, "steps.py", "net.snn", str(folder), *methods],
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((folder / "found.json").read_text()))
+    for method in methods:
+        (losses, state, found, scalars, rates), other = (result[method] for result in results)
+        assert len(losses) == 20
+        assert np.allclose(losses, other[0], rtol=0, atol=1e-6), method
+        assert state.keys() == other[1].keys()
+        for name, values in state.items():
+            assert np.allclose(values, other[1][name], rtol=0, atol=1e-6), (method, name)
+        assert scalars.keys() == other[3].keys()
+        for name, value in scalars.items():
+            assert value == pytest.approx(other[3][name], rel=0, abs=1e-6), (method, name)
+        assert all(0.01 < rate < 0.99 for rate in rates.values()), method
+        assert found == other[2]
+    found, scalars = ({method: result[k] for method, result in results[0].items()} for k in (2, 3))
+    assert any(a["surrogate"]["b"] != 3 for a in found["dgs"])
+    assert any(a["tau"] != 0.2 for a in found["tps"])
+    assert any(a["neuron"]["kind"] == "relu" for a in found["hns"])
+    assert scalars["dgs"]["gradient/trunk.stem[0]"] > 1e-5
+
+
 def test_torchrun_tunes(tmp_path):
     """A search and the training after it, in two processes."""
     (tmp_path / "net.snn").write_text(DIGITS)
@@ -567,6 +725,8 @@ BAD = [
     (["--tau-step", "0"], "tau_step: found 0"),
     (["--method", "dgs", "--surrogates", "2"], "surrogates: found 2"),
     (["--batch-size", "300"], "found 300, expected at most 200"),
+    (["--method", "dgs", "--snapshots", "2"], "snapshots: found 2 with dgs"),
+    (["--snapshots", "2", "--retrain-epochs", "0"], "snapshots: found 2 with tps and retrain_"),
 ]
 
 

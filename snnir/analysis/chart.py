@@ -25,6 +25,8 @@ class Series:
     """The value at its end, for the legend."""
     dots: bool = False
     """Whether each point is by itself."""
+    colour: str = ""
+    """As CSS has it; none: as its place among the chart's lines gives it."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,9 @@ class Chart:
 
     @property
     def legend(self) -> Iterator[tuple[Series, str]]:
-        """The lines with their colours: from the page's first to its second."""
+        """The lines with their colours."""
         for number, series in enumerate(self.series):
-            share = 100 * number / max(1, len(self.series) - 1)
-            yield series, f"color-mix(in oklch, var(--second) {share:.0f}%, var(--bar))"
+            yield series, series.colour or colour(number, len(self.series))
 
     @property
     def svg(self) -> str:
@@ -85,10 +86,17 @@ class Chart:
             style = f'class="line{number}" style="--key: {colour}"'
             if not series.dots:
                 line = " L ".join(f"{x:g} {y:g}" for x, y in spots)
-                canvas.elements.append(f'<path {style} d="M {line}"/>')
+                name = f"<title>{escape(series.name)}</title>"
+                canvas.elements.append(f'<path {style} d="M {line}">{name}</path>')
             for x, y in spots if series.dots else spots[-1:]:
                 canvas.elements.append(f'<circle {style} cx="{x:g}" cy="{y:g}" r="2.5"/>')
         return picture(canvas, "chart", self.width, CHART_HEIGHT, self.title)
+
+
+def colour(number: int, count: int) -> str:
+    """Of one of `count` things in a row: from the page's first to its second."""
+    share = 100 * number / max(1, count - 1)
+    return f"color-mix(in oklch, var(--second) {share:.0f}%, var(--bar))"
 
 
 def picture(canvas: Canvas, kind: str, width: float, height: float, title: str) -> str:

@@ -172,6 +172,10 @@ def tune(
     retrain_epochs: Annotated[
         int | None, typer.Option(metavar="N", help="Of training the result; 0: none.")
     ] = None,
+    snapshots: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Train what was found after every N epochs too; not dgs."),
+    ] = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     iterations: Annotated[
@@ -221,7 +225,8 @@ def tune(
     """Tune a network's neurons: DGS, TPS, HNS, and what they are compared with.
 
     Writes genotype.snn, the same genotype with what was found in its `annotate` block, and in
-    retrain/ the run that trains it; dgs searches while it trains and leaves best.safetensors.
+    retrain/ the run that trains it; dgs searches while it trains and leaves best.safetensors. A
+    search also leaves tune.html, which shows it, from its first epoch on.
     Methods compose: the result can be tuned again. Ctrl-C saves; --resume goes on.
     """
     parsed = parsed_genotype(genotype, settings)
@@ -237,6 +242,7 @@ def tune(
             "epochs": epochs,
             "warmup_epochs": warmup_epochs,
             "retrain_epochs": retrain_epochs,
+            "snapshots": snapshots,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
             "iterations": iterations,
@@ -296,7 +302,7 @@ def _tuned_summary(found: Tuned) -> dict[str, Any]:
         "folder": str(found.folder),
         "genotype": str(found.folder / "genotype.snn"),
         "weights": str(weights),
-        "accuracy": last if trained is None else (trained.test or trained.best).accuracy,
+        "accuracy": last if trained is None else trained.tested.accuracy,
     }
 
 

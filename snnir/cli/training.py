@@ -183,7 +183,7 @@ def _recipe(preset: str | None, config: Path | None) -> TrainingConfig:
 
 
 def _summary(trained: Trained) -> dict[str, Any]:
-    found = trained.test or trained.best
+    found = trained.tested
     return {
         "folder": str(trained.folder),
         "accuracy": found.accuracy,

@@ -30,6 +30,11 @@ def print_genotype(genotype: ast.Genotype) -> str:
     return _join(_lines(genotype))
 
 
+def print_statement(statement: ast.Statement) -> str:
+    """One statement's canonical text."""
+    return _join(list(_statement(statement, 0)))
+
+
 def format_source(source: Source) -> str:
     """The text formatted: comments kept, line breaks in `layers` and `search` kept.
 

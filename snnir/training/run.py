@@ -48,6 +48,11 @@ class Trained:
         """The epoch whose weights are `best.safetensors`."""
         return max(self.history, key=lambda record: record.accuracy)
 
+    @property
+    def tested(self) -> Evaluation | Record:
+        """The best weights on the test set."""
+        return self.test or self.best
+
 
 def train_network(
     genotype: Genotype,
