@@ -152,8 +152,9 @@ def compile_network(
         say("exported; proving")
         parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
     folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
-    counts = count_spikes(deployed.graph, deployed.weights, calibration)
-    behaviour = observe_behaviour(deployed.graph, deployed.weights, proof_inputs)
+    measured = deployed if target == "onnx" else folded  # NIR's graph splits neurons
+    counts = count_spikes(measured.graph, measured.weights, calibration)
+    behaviour = observe_behaviour(measured.graph, measured.weights, proof_inputs)
     report = full_report(network, folded.graph, counts, models or cost_models()) | {
         "target": target,
         "parity": _parity_report(parity, folding),
