@@ -26,7 +26,7 @@ from snnir.search.architecture import (
     trellises,
 )
 from snnir.search.config import SearchConfig
-from snnir.search.curves import over_epochs, scalars
+from snnir.training.curves import over_epochs, scalars
 from snnir.training.record import Record
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -18,9 +17,9 @@ from snnir.ir.build import build
 from snnir.ir.nodes import Neuron
 from snnir.lower.surrogates import SURROGATES
 from snnir.passes.apply_annotations import owner_path
-from snnir.search.curves import over_epochs, scalars
 from snnir.search.neurons import KINDS, tunable
 from snnir.search.tune_config import TuneConfig
+from snnir.training.curves import over_epochs, scalars, training_charts
 from snnir.training.record import Record
 from snnir.training.run import Trained
 
@@ -129,29 +128,15 @@ def _rate(record: Record, neurons: Sequence[Neuron]) -> float | None:
 
 def _curves(history: Sequence[Record], warmup: int) -> list[Chart]:
     """The network over the epochs."""
-    series = partial(over_epochs, history)
-    accuracies = [
-        series("training", [r.train_accuracy for r in history], ".1%"),
-        series("evaluation", [r.accuracy for r in history], ".1%"),
-    ]
-    losses = [
-        series("training", [r.train_loss for r in history]),
-        series("evaluation", [r.loss for r in history]),
-    ]
-    rates = [series("all layers", [r.firing_rate for r in history], ".1%")]
-    energies = [series("all layers", scalars(history, "energy_loss"))]
-    relus = [series("tuned", scalars(history, "share/relu"), ".1%")]
-    return [
-        Chart(title, lines, "epoch", low, percent=percent, warmup=warmup)
-        for title, lines, low, percent in (
-            ("accuracy", accuracies, None, True),
-            ("loss", losses, None, False),
-            ("mean firing rate", rates, 0, True),
-            ("energy loss", energies, None, False),
-            ("neurons that are a relu", relus, 0, True),
-        )
-        if lines[0].points
-    ]
+    energies = over_epochs(history, "all layers", scalars(history, "energy_loss"))
+    relus = over_epochs(history, "tuned", scalars(history, "share/relu"), ".1%")
+    charts = training_charts(history, warmup=warmup)
+    if energies.points:
+        charts.append(Chart("energy loss", [energies], "epoch", warmup=warmup))
+    if relus.points:
+        title = "neurons that are a relu"
+        charts.append(Chart(title, [relus], "epoch", 0, percent=True, warmup=warmup))
+    return charts
 
 
 def _moving(

@@ -23,9 +23,10 @@ from snnir.lower import SpikingModule
 from snnir.passes import FOLDING, run_passes
 from snnir.source import read_source
 from snnir.training.config import TrainingConfig, configured
+from snnir.training.curves import training_charts
 from snnir.training.evaluate import deployed_model, deployed_module
 from snnir.training.processes import usable_device
-from snnir.training.record import Record, training_charts
+from snnir.training.record import Record
 from snnir.training.run import Trained, open_splits
 
 PROVED_SAMPLES = 64

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from snnir.analysis.chart import Chart, Series
-from snnir.errors import SnnirError
 from snnir.files import writable_folder, write_whole
 
 if TYPE_CHECKING:
@@ -102,45 +100,6 @@ def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     write_figure(path, figure, title=title)
-
-
-def training_charts(history: Sequence[Record]) -> list[Chart]:
-    """The same for a page."""
-
-    def line(name: str, field: str, form: str) -> Series:
-        points = [(record.epoch, getattr(record, field)) for record in history]
-        return Series(name, points, f"{points[-1][1]:{form}}")
-
-    if not history:
-        return []
-    return [
-        Chart(
-            "accuracy",
-            (line("training", "train_accuracy", ".1%"), line("evaluation", "accuracy", ".1%")),
-            "epoch",
-            percent=True,
-        ),
-        Chart(
-            "loss",
-            (line("training", "train_loss", ".3f"), line("evaluation", "loss", ".3f")),
-            "epoch",
-        ),
-        Chart(
-            "mean firing rate",
-            (line("all layers", "firing_rate", ".1%"),),
-            "epoch",
-            low=0,
-            percent=True,
-        ),
-    ]
-
-
-def read_log(path: Path) -> list[Record]:
-    """The epochs that `write_log` wrote. Raises SnnirError."""
-    try:
-        return [Record.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise SnnirError(f"{path}: found no readable log of a run: {error}") from None
 
 
 def write_figure(path: Path, figure: Figure, *, title: str) -> None:
