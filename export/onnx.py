@@ -252,10 +252,19 @@ class _Exporter:
         bounds = [self.integers(node.start), self.integers(node.stop), self.integers(1)]
         self.op("Slice", [*inputs, *bounds], node.path)
 
+    @emit.register(ir.Quantise)
+    def _quantise(self, node: ir.Quantise, inputs: list[str]) -> None:
+        scaled = self.op("Mul", [*inputs, self.scalar(node.scale)], f"{node.path}.scaled")
+        rounded = self.op("Round", [scaled], f"{node.path}.rounded")
+        self.op("Clip", [rounded, self.scalar(node.low), self.scalar(node.high)], node.path)
+
     @emit.register(ir.Neuron)
     def _neuron(self, node: ir.Neuron, inputs: list[str]) -> None:
         path = node.path
-        if node.kind == "relu":
+        if node.kind == "relu" and node.grid is not None:
+            positive = self.op("Relu", inputs, f"{path}.positive")
+            self._product(positive, 1.0, node.grid, path)
+        elif node.kind == "relu":
             self.op("Relu", inputs, path)
         elif not node.states:
             fired = self.op("Greater", [*inputs, self.scalar(node.v_threshold)], f"{path}.fired")
@@ -280,10 +289,10 @@ class _Exporter:
             if state["v"]:
                 kept = state["v"]
                 if node.leak != 1:
-                    kept = self.op("Mul", [kept, self.scalar(node.leak)], f"{at}.leaked")
+                    kept = self._product(kept, node.leak, node.grid, f"{at}.leaked")
                 u = self.op("Add", [kept, current], f"{at}.u")
             if adaptive and state["a"]:
-                risen = self.op("Mul", [state["a"], self.scalar(node.beta)], f"{at}.rise")
+                risen = self._product(state["a"], node.beta, node.grid, f"{at}.rise")
                 threshold = self.op("Add", [risen, threshold], f"{at}.threshold")
             fired = self.op("Greater", [u, threshold], f"{at}.fired")
             y = path if len(currents) == 1 else f"{at}.spikes"
@@ -295,7 +304,7 @@ class _Exporter:
             if adaptive:
                 a = y
                 if state["a"]:
-                    decayed = self.op("Mul", [state["a"], self.scalar(node.tau_a)], f"{at}.decayed")
+                    decayed = self._product(state["a"], node.tau_a, node.grid, f"{at}.decayed")
                     a = self.op("Add", [decayed, y], f"{path}.a.next" if step else f"{at}.a")
                 state["a"] = a
             state["v"] = self.op("Mul", [u, silent], f"{path}.v.next" if step else f"{at}.v")
@@ -303,6 +312,14 @@ class _Exporter:
             self.op("Concat", spikes, path, axis=0)
         if self.form == "step":
             self.outputs += [self._state_info(node, f"{path}.{name}.next") for name in node.states]
+
+    def _product(self, x: str, factor: float, grid: int | None, out: str) -> str:
+        """x times a factor, rounded to multiples of 2^grid."""
+        if grid is None:
+            return self.op("Mul", [x, self.scalar(factor)], out)
+        scaled = self.op("Mul", [x, self.scalar(factor * 2.0**-grid)], f"{out}.scaled")
+        rounded = self.op("Round", [scaled], f"{out}.rounded")
+        return self.op("Mul", [rounded, self.scalar(2.0**grid)], out)
 
     def _state_info(self, node: ir.Neuron, name: str) -> onnx.ValueInfoProto:
         shape: list[str | int] = ["N", *self.graph.shape(node.path)]

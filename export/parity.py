@@ -17,7 +17,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,9 +107,9 @@ class Parity:
         return [layer for layer in (*self.layers, self.readout) if not layer.passed]
 
 
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session of a model in memory."""
-    return runtime.session(model.SerializeToString())
+def session(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A session of a model in memory; 0 threads: onnxruntime's choice."""
+    return runtime.session(model.SerializeToString(), threads=threads)
 
 
 def check_parity(
@@ -144,8 +144,7 @@ class _Proof:
         self.readout = _readout(graph)
         self.currents_of = {n.path: graph.inputs(n.path)[0] for n in self.neurons}
         self.watched = {*self.currents_of.values(), self.readout}
-        stepped = [x.shape[0] for x in self.inputs if x.dim() == 5]
-        self.steps = stepped[0] if stepped else graph.steps
+        self.steps = _steps(graph, self.inputs)
         self.fed: list[dict[str, Tensor]] = []
 
     def run(self) -> Parity:
@@ -246,26 +245,11 @@ class _Proof:
 
     def run_whole(self) -> Tensor:
         """The exported model's own output on the inputs, nothing forced."""
-        whole = session(self.model)
-        head = self.graph.outputs[0]
-        if self.form == "sequence":
-            return _run(whole, [head.path], self.network_feed())[head.path]
-        state = {
-            i.name: torch.zeros(self.inputs[0].shape[-4], *i.shape[1:])
-            for i in whole.get_inputs()
-            if i.name not in self.graph
-        }
-        outputs = []
-        for t in range(self.steps):
-            got = _run(whole, [o.name for o in whole.get_outputs()], self.network_feed(t) | state)
-            outputs.append(got[head.path])
-            state = {name: got[f"{name}.next"] for name in state}
-        stepped = torch.stack(outputs)
-        return stepped if self.is_stepped(self.graph.inputs(head.path)[0]) else stepped.mean(0)
+        head = self.graph.outputs[0].path
+        return run_exported(session(self.model), self.graph, self.inputs, self.form, [head])[head]
 
     def network_feed(self, step: int | None = None) -> dict[str, Tensor]:
-        feed = zip(self.graph.network_inputs, self.inputs, strict=True)
-        return {n.path: x if step is None or x.dim() == 4 else x[step] for n, x in feed}
+        return _feed(self.graph, self.inputs, step)
 
     def read_inputs(self) -> dict[str, Tensor]:
         """Network inputs that a neuron reads directly stand for their currents."""
@@ -385,6 +369,50 @@ class _Proof:
             max_abs_diff=float(diff.max()),
             rounding_used=_share(diff, bounds[self.readout]),
         )
+
+
+def run_exported(
+    run: onnxruntime.InferenceSession,
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    form: Form,
+    wanted: Iterable[str],
+) -> dict[str, Tensor]:
+    """Outputs of an exported model by path, [T, N, …] or static [N, …], nothing forced. In step
+    form the steps run one after the other, and the output's mean over them is taken here."""
+    paths = list(wanted)
+    steps, head = _steps(graph, inputs), graph.outputs[0].path
+    stepped = {path for path in paths if graph.type(path).time == "stepped"}
+    if form == "sequence":
+        got = _run(run, paths, _feed(graph, inputs, None))
+        flat = stepped - {head}
+        return {p: x.unflatten(0, (steps, -1)) if p in flat else x for p, x in got.items()}
+    state = {
+        i.name: torch.zeros(inputs[0].shape[-4], *i.shape[1:])
+        for i in run.get_inputs()
+        if i.name not in graph
+    }
+    by_step = []
+    for t in range(steps):
+        names = [*paths, *(f"{name}.next" for name in state)]
+        by_step.append(_run(run, names, _feed(graph, inputs, t) | state))
+        state = {name: by_step[-1][f"{name}.next"] for name in state}
+    joined = {path: torch.stack([got[path] for got in by_step]) for path in paths}
+    return {
+        path: x if path in stepped else x.mean(0) if path == head else x[0]
+        for path, x in joined.items()
+    }
+
+
+def _feed(graph: Graph, inputs: Sequence[Tensor], step: int | None) -> dict[str, Tensor]:
+    """The network's inputs by name, whole or of one step."""
+    given = zip(graph.network_inputs, inputs, strict=True)
+    return {n.path: x if step is None or x.dim() == 4 else x[step] for n, x in given}
+
+
+def _steps(graph: Graph, inputs: Sequence[Tensor]) -> int:
+    stepped = [x.shape[0] for x in inputs if x.dim() == 5]
+    return stepped[0] if stepped else graph.steps
 
 
 def cut_open(

@@ -81,14 +81,16 @@ def compile(
     seed: int = 0,
     target: Literal["onnx", "nir"] = "onnx",
     form: Literal["sequence", "step"] = "sequence",
+    precision: Literal["fp32", "exact"] = "fp32",
     inputs: Sequence[np.ndarray] | None = None,
 ) -> Compiled:
     """Fold, export to ONNX or NIR and prove; with `out`, write the folder that `snnir compile`
     writes.
 
     `inputs` (one array per network input, frames [N, C, H, W] or events [T, N, C, H, W], fp32) are
-    what batch norm is calibrated on and the proof runs on; seeded random ones when None. Of the
-    result, `passed` says whether the proof holds and `report` is `report.json`.
+    what batch norm is calibrated on and the proof runs on; seeded random ones when None. With
+    `precision="exact"` every spike is the same in any runtime (docs/exact.md). Of the result,
+    `passed` says whether the proof holds and `report` is `report.json`.
 
     Raises:
         SnnirError: wrong genotype, weights or inputs; nothing is written.
@@ -101,6 +103,7 @@ def compile(
         seed=seed,
         target=target,
         form=form,
+        precision=precision,
         inputs=inputs,
     )
     if out is not None:

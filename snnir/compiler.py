@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import torch
 
+from snnir.analysis.certificate import Certificate, certify
 from snnir.analysis.draw import draw
 from snnir.analysis.energy import CostModel, cost_models
 from snnir.analysis.page import render_page
 from snnir.analysis.report import full_report
 from snnir.errors import SnnirError
 from snnir.export import nir as nir_export
+from snnir.export.exactness import Exactness, check_exactness
 from snnir.export.folding import Folding, check_folding
 from snnir.export.nir_parity import check_nir
 from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
@@ -30,7 +32,17 @@ from snnir.ir.types import volume
 from snnir.lower.behaviour import HIGHEST, LOWEST, observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
-from snnir.passes import DEPLOYMENT, FOLDING, NIR_DEPLOYMENT, TRAINING, run_passes
+from snnir.passes import (
+    FOLDING,
+    LEGALISING_FOR_NIR,
+    MERGING,
+    ROUNDING,
+    TRAINING,
+    WHOLE_NUMBERS,
+    PassResult,
+    run_passes,
+)
+from snnir.passes.quantise_images import eight_bit
 from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
 
 if TYPE_CHECKING:
@@ -45,7 +57,9 @@ MAX_WEIGHT_BYTES = 2**31 - 2**20
 MAX_VALUE_BYTES = 2**32
 
 Target = Literal["onnx", "nir"]
-PIPELINES: Final = {"onnx": DEPLOYMENT, "nir": NIR_DEPLOYMENT}
+Precision = Literal["fp32", "exact"]
+LOWERINGS: Final = {"onnx": MERGING, "nir": LEGALISING_FOR_NIR}
+"""From the folded graph to what a target takes."""
 REFUSALS: Final = {"onnx": refuse_inexpressible, "nir": nir_export.refuse_inexpressible}
 
 Say = Callable[[str], None]
@@ -66,8 +80,9 @@ class Compiled:
 
     @property
     def passed(self) -> bool:
-        """Whether the proof holds."""
-        return bool(self.report["parity"]["passed"])
+        """Whether the proof holds, and in exact mode the certificate."""
+        certificate = self.report["certificate"]
+        return bool(self.report["parity"]["passed"] and (not certificate or certificate["holds"]))
 
     @property
     def model_name(self) -> str:
@@ -108,6 +123,7 @@ def compile_network(
     seed: int = 0,
     target: Target = "onnx",
     form: Form = "sequence",
+    precision: Precision = "fp32",
     inputs: Sequence[np.ndarray] | None = None,
     models: Sequence[CostModel] = (),
     say: Say = lambda line: None,
@@ -117,16 +133,19 @@ def compile_network(
 
     Without `weights`, seeded initial ones are used, batch norm calibrated on `inputs` so that every
     layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
-    [T, N, C, H, W]; seeded random ones when None.
+    [T, N, C, H, W]; seeded random ones when None. `precision` "exact": every sum exact, every spike
+    the same in any runtime (docs/exact.md).
 
     Raises:
         GenotypeError, ExportError, SnnirError: before anything is written.
     """
     if target == "nir" and form != "sequence":
         raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")
+    if target == "nir" and precision == "exact":
+        raise SnnirError("found precision 'exact' with target 'nir', which has no rounding")
     network = build(genotype)
-    REFUSALS[target](run_passes(PIPELINES[target], network).graph)
     folding_only = run_passes(FOLDING, network).graph
+    REFUSALS[target](run_passes(LOWERINGS[target], folding_only).graph)
     refuse_too_large(folding_only)
     work = network.steps * sum(_macs(folding_only))
     given = None if weights is None else read_weights(weights, network)
@@ -140,24 +159,25 @@ def compile_network(
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
     complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
     folded = run_passes(FOLDING, network, complete)
-    deployed = run_passes(PIPELINES[target], network, complete)
-    model: onnx.ModelProto | nir.NIRGraph
+    deployed = _deploy(folded, target, precision)
     proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
-    if target == "nir":
-        model = nir_export.export_nir(deployed.graph, deployed.weights)
-        say("exported; proving")
-        parity = check_nir(model, folded.graph, folded.weights, proof_inputs)
-    else:
-        model = export_onnx(deployed.graph, deployed.weights, form=form)
-        say("exported; proving")
-        parity = check_parity(model, deployed.graph, deployed.weights, proof_inputs, form=form)
+    if precision == "exact":
+        proof_inputs = [eight_bit(x) if x.ndim == 4 else x for x in proof_inputs]
+    model, parity = _export_and_prove(folded, deployed, proof_inputs, target, form, say)
     folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
-    measured = deployed if target == "onnx" else folded  # NIR's graph splits neurons
-    counts = count_spikes(measured.graph, measured.weights, calibration)
-    behaviour = observe_behaviour(measured.graph, measured.weights, proof_inputs)
+    exactness = None
+    if precision == "exact":
+        exactness = check_exactness(
+            model, deployed.graph, deployed.weights, proof_inputs, form=form
+        )
+    running = folded if target == "nir" else deployed  # NIR's graph splits neurons
+    counts = count_spikes(running.graph, running.weights, calibration)
+    behaviour = observe_behaviour(running.graph, running.weights, proof_inputs)
     report = full_report(network, folded.graph, counts, models or cost_models()) | {
         "target": target,
-        "parity": _parity_report(parity, folding),
+        "precision": precision,
+        "parity": _parity_report(parity, folding, exactness),
+        "certificate": deployed.certificate and _certificate_report(deployed.certificate),
         "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
         "behaviour_samples": int(proof_inputs[0].shape[-4]),
         "membrane_range": [LOWEST, HIGHEST],
@@ -233,9 +253,62 @@ def _first(x: np.ndarray) -> np.ndarray:
     return x[..., :1, :, :, :]
 
 
-def _parity_report(parity: Parity, folding: Folding) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Deployed:
+    """The folded network as a target and a precision have it."""
+
+    graph: Graph
+    weights: Weights
+    certificate: Certificate | None = None
+    """Of exact mode."""
+
+
+def _deploy(folded: PassResult, target: Target, precision: Precision) -> _Deployed:
+    if precision == "fp32":
+        lowered = run_passes(LOWERINGS[target], folded.graph, folded.weights)
+        return _Deployed(lowered.graph, lowered.weights)
+    whole = run_passes(WHOLE_NUMBERS, folded.graph, folded.weights)
+    rounded = run_passes(ROUNDING, whole.graph, whole.weights)
+    merged = run_passes(MERGING, rounded.graph, rounded.weights)
+    given = run_passes(MERGING, whole.graph, whole.weights).weights
+    certificate = certify(merged.graph, merged.weights, given)
+    return _Deployed(merged.graph, merged.weights, certificate)
+
+
+def _export_and_prove(
+    folded: PassResult,
+    deployed: _Deployed,
+    inputs: Sequence[np.ndarray],
+    target: Target,
+    form: Form,
+    say: Say,
+) -> tuple[onnx.ModelProto | nir.NIRGraph, Parity]:
+    if target == "nir":
+        file = nir_export.export_nir(deployed.graph, deployed.weights)
+        say("exported; proving")
+        return file, check_nir(file, folded.graph, folded.weights, inputs)
+    model = export_onnx(deployed.graph, deployed.weights, form=form)
+    say("exported; proving")
+    return model, check_parity(model, deployed.graph, deployed.weights, inputs, form=form)
+
+
+def _certificate_report(certificate: Certificate) -> dict[str, Any]:
+    layers = [asdict(layer) | {"holds": layer.holds} for layer in certificate.layers]
+    return asdict(certificate) | {"holds": certificate.holds, "layers": layers}
+
+
+def _parity_report(parity: Parity, folding: Folding, exactness: Exactness | None) -> dict[str, Any]:
+    end_to_end = exactness and {
+        "passed": exactness.passed,
+        "samples": exactness.samples,
+        "spikes_compared": exactness.spikes_compared,
+        "mismatches": exactness.mismatches,
+        "layers": [asdict(layer) for layer in exactness.layers],
+        "output": asdict(exactness.output),
+    }
     return {
-        "passed": parity.passed and folding.passed,
+        "passed": parity.passed and folding.passed and (exactness is None or exactness.passed),
+        "end_to_end": end_to_end,
         "form": parity.form,
         "samples": parity.samples,
         "max_abs_diff": parity.max_abs_diff,

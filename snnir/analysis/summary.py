@@ -127,6 +127,7 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
             "folding (float64)",
             f"{folding['spike_mismatches']} of {folding['spikes_compared']:,} spikes differ",
         ),
+        *_exactness(report),
         ("weights", str(report["weights"]["source"])),
         ("parameters", f"{report['parameters']:,}"),
         ("MACs per step", f"{report['macs']:,}"),
@@ -154,3 +155,21 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
         console.print(
             f"  [yellow]silent layer, so nothing is proved about it:[/] {path}", soft_wrap=True
         )
+
+
+def _exactness(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What exact mode adds: the certificate and the comparison that forces nothing."""
+    certificate, found = report["certificate"], report["parity"]["end_to_end"]
+    if not certificate:
+        return []
+    tightest = min(certificate["layers"], key=lambda layer: layer["headroom_bits"])
+    verdict = "[green]every sum exact[/]" if certificate["holds"] else "[red]DOES NOT HOLD[/]"
+    headroom = f"{tightest['headroom_bits']:.2f} bits left at {tightest['path']}"
+    runtimes = "torch, onnxruntime, NumPy"
+    return [
+        ("certificate", f"{verdict}, {headroom}"),
+        (
+            "end to end",
+            f"{found['mismatches']} of {found['spikes_compared']:,} differ ({runtimes})",
+        ),
+    ]

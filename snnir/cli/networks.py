@@ -122,6 +122,10 @@ def compile_(
         Literal["sequence", "step"],
         typer.Option(help="ONNX: all T steps at once, or one step, the state going in and out."),
     ] = "sequence",
+    precision: Annotated[
+        Literal["fp32", "exact"],
+        typer.Option(help="exact: every sum exact, so every spike is the same in any runtime."),
+    ] = "fp32",
     inputs: Annotated[
         Path | None,
         typer.Option(
@@ -152,7 +156,14 @@ def compile_(
         refuse_pageless(parsed, form)
     arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
     compiled = compile_network(
-        parsed, weights=weights, seed=seed, target=target, form=form, inputs=arrays, say=say
+        parsed,
+        weights=weights,
+        seed=seed,
+        target=target,
+        form=form,
+        precision=precision,
+        inputs=arrays,
+        say=say,
     )
     folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
     if web is not None and compiled.passed:

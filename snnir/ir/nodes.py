@@ -335,6 +335,19 @@ class Slice(_SameDomain):
         return (self.stop - self.start, *shape[1:])
 
 
+class Quantise(Node):
+    """Whole numbers for real ones: clip(round(scale·x), low, high), halves to even. What reads them
+    has the scale in its weights."""
+
+    op = "quantise"
+    scale: Annotated[float, Field(gt=0)]
+    low: int
+    high: int
+
+    def output_domain(self, domains: Sequence[Domain]) -> Domain:
+        return Domain.COUNT if self.low >= 0 else Domain.REAL
+
+
 class LearnedLeak(NamedTuple):
     """A leak factor that the gradient moves: the parameter itself, `tau`, within [0, 1); or `plif`,
     1 - sigmoid(parameter) (method §1; paper eq. 24)."""
@@ -351,6 +364,9 @@ class Neuron(Node):
         A[t] = v_threshold + beta·a[t];  a[t] = tau_a·a[t-1] + y[t-1]
 
     if: tau = 1, beta = 0. lif: beta = 0. binary: tau = 0, beta = 0. relu: y[t] = max(0, I[t]).
+
+    With a grid (exact mode), the products tau·u, beta·a and tau_a·a, and relu's output, are rounded
+    to multiples of 2^grid, halves to even.
     """
 
     op = "neuron"
@@ -364,6 +380,7 @@ class Neuron(Node):
     detach_reset: bool = False
     learned: LearnedLeak | None = None
     """What is learned in the place of tau."""
+    grid: int | None = None
     parts: tuple[Owner, ...] = ()
     """The neurons that a merged one stands for, side by side along the channels."""
 
@@ -468,7 +485,8 @@ NODE_TYPES: Final[dict[str, type[Node]]] = {
     node.op: node
     for node in (
         Input, Repeat, Identity, Conv, BatchNorm, Linear, Pool, AdaptiveAveragePool, Flatten,
-        Resize, Concat, Add, Slice, Neuron, MeanOverTime, CostVolume, SoftArgmin, Mixed, Output,
+        Resize, Concat, Add, Slice, Quantise, Neuron, MeanOverTime, CostVolume, SoftArgmin, Mixed,
+        Output,
     )
 }  # fmt: skip
 

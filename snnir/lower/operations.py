@@ -199,6 +199,11 @@ def _slice(node: ir.Slice, module: SpikingModule, x: Tensor) -> Tensor:
     return x[:, node.start : node.stop]
 
 
+@_apply.register(ir.Quantise)
+def _quantise(node: ir.Quantise, module: SpikingModule, x: Tensor) -> Tensor:
+    return (x * node.scale).round().clamp(node.low, node.high)
+
+
 def split(parts: list[ir.Slice], x: Value) -> list[Value]:
     """All slices of a value at once: their gradients are then joined, not added up padded."""
     sizes = [part.stop - part.start for part in parts]

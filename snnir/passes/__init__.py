@@ -19,6 +19,9 @@ from snnir.passes.merge_parallel_nodes import MERGE_PARALLEL_NODES
 from snnir.passes.merge_resizes import MERGE_RESIZES
 from snnir.passes.merge_same_sum import MERGE_SAME_SUM
 from snnir.passes.merge_shared_input import MERGE_SHARED_INPUT
+from snnir.passes.pools_to_convolutions import POOLS_TO_CONVOLUTIONS
+from snnir.passes.quantise_images import QUANTISE_IMAGES
+from snnir.passes.round_to_grid import ROUND_TO_GRID
 from snnir.passes.sink_concats import SINK_CONCATS
 
 ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
@@ -49,7 +52,10 @@ FOLDING: Final = (
 )
 """To the folded graph, layer for layer as in the genotype: what reports count."""
 
-DEPLOYMENT: Final = (*FOLDING, MERGE_SAME_SUM, MERGE_SHARED_INPUT)
+MERGING: Final = (MERGE_SAME_SUM, MERGE_SHARED_INPUT)
+"""From the folded graph to fewer convolutions."""
+
+DEPLOYMENT: Final = (*FOLDING, *MERGING)
 """To the folded graph that is exported."""
 
 LEGALISING_FOR_NIR: Final = (EXPAND_GROUPS, CONVOLVE_SKIPS, SINK_CONCATS, MERGE_RESIZES)
@@ -58,13 +64,22 @@ LEGALISING_FOR_NIR: Final = (EXPAND_GROUPS, CONVOLVE_SKIPS, SINK_CONCATS, MERGE_
 NIR_DEPLOYMENT: Final = (*FOLDING, *LEGALISING_FOR_NIR)
 """To the folded graph that is exported to NIR."""
 
+WHOLE_NUMBERS: Final = (QUANTISE_IMAGES, POOLS_TO_CONVOLUTIONS)
+"""From the folded graph to the same function of 8-bit images, all of it sums of weights."""
+
+ROUNDING: Final = (ROUND_TO_GRID,)
+"""From there to a graph whose every sum is exact in fp32."""
+
 __all__ = [
     "ANALYSIS",
     "DEPLOYMENT",
     "FOLDING",
     "LEGALISING_FOR_NIR",
+    "MERGING",
     "NIR_DEPLOYMENT",
+    "ROUNDING",
     "TRAINING",
+    "WHOLE_NUMBERS",
     "WIDENING",
     "Pass",
     "PassResult",

@@ -1,0 +1,173 @@
+"""Round what a network computes with, so that no sum leaves fp32's exact range (docs/exact.md).
+
+weights, biases of all layers in one sum     -->  multiples of 2^g, the finest g that fits
+leak·v (ALIF: beta·a, tau_a·a; relu: y)      -->  rounded to multiples of the neuron's own 2^g
+v_threshold                                  -->  the multiple of 2^g below it, or it itself
+"""
+
+from __future__ import annotations
+
+from math import ceil, floor, log2
+from typing import TYPE_CHECKING, Final
+
+from snnir.errors import SnnirError
+from snnir.ir.graph import Graph
+from snnir.ir.nodes import Conv, Linear, Neuron
+from snnir.passes.base import Pass
+from snnir.passes.intervals import (
+    EXACT_BITS,
+    Bounds,
+    bound_membrane,
+    bound_node,
+    bound_rise,
+)
+from snnir.weights import Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FINEST_GRID: Final = -32
+"""Where the search for a layer's grid begins."""
+
+RELU_BITS: Final = 10
+"""What the output of a relu may take of the 24: the layer that reads it needs the rest."""
+
+MOST_ROUNDING: Final = 0.1
+"""How much of its weights (root mean square) a layer may lose to rounding."""
+
+
+def round_to_grid(graph: Graph, weights: Weights) -> bool:
+    """Raises SnnirError: naming the sums that only too coarse a grid would fit."""
+    if weights:
+        _Rounding(graph, weights).run()
+    return bool(weights)
+
+
+class _Rounding:
+    """The graph and weights as far as they are rounded, node by node in topological order. Where a
+    sum does not fit, the layers that feed it take a coarser grid, and it goes on from them."""
+
+    def __init__(self, graph: Graph, weights: Weights):
+        self.graph = graph
+        self.weights = weights
+        self.given = dict(weights)
+        self.layers = [n for n in graph.nodes() if isinstance(n, Conv | Linear)]
+        self.grids: dict[str, int] = {}
+        self.bounds: dict[str, Bounds] = {}
+        self.refused: dict[str, str] = {}
+
+    def run(self) -> None:
+        order = [node.path for node in self.graph.nodes()]
+        for layer in self.layers:
+            self.round(layer, FINEST_GRID)
+        at = 0
+        while at < len(order):
+            path = order[at]
+            at += 1
+            excess = self.excess(path)
+            if excess > 0 and path not in self.refused:
+                at = min([at, *map(order.index, self.coarsen(path, excess))])
+        if self.refused:
+            raise SnnirError("\n".join(self.refused.values()))
+
+    def excess(self, path: str) -> int:
+        """How many bits a node's sums take beyond those that there are."""
+        node = self.graph[path]
+        if isinstance(node, Neuron):
+            self.round_neuron(node)
+            node = self.graph[path]
+        bounds = bound_node(node, self.graph, self.weights, self.bounds)
+        self.bounds[path] = bounds
+        return ceil(bounds.bits) - EXACT_BITS
+
+    # --- weights ----------------------------------------------------------------------------
+
+    def coarsen(self, path: str, excess: int) -> list[str]:
+        """Take `excess` bits from the layers that feed a node; returns those that changed."""
+        feeding = self.feeding(path)
+        owners = {owner for layer in feeding for owner in layer.owners}
+        changed = [layer for layer in self.layers if owners.intersection(layer.owners)]
+        grid = min((self.grids[owner.path] for owner in owners), default=0) + excess
+        for layer in changed:
+            self.round(layer, grid)
+        lost = max(map(self.lost, changed), default=1.0)
+        if lost > MOST_ROUNDING:
+            self.refused[path] = self.refusal(path, lost)
+        return [layer.path for layer in changed]
+
+    def feeding(self, path: str) -> list[Conv | Linear]:
+        """The nearest weight layers upstream of a node's sum, the node itself if it is one."""
+        node = self.graph[path]
+        if isinstance(node, Conv | Linear):
+            return [node]
+        sources = [s for s in self.graph.inputs(path) if not isinstance(self.graph[s], Neuron)]
+        return [layer for source in sources for layer in self.feeding(source)]
+
+    def round(self, layer: Conv | Linear, grid: int) -> None:
+        """Round the layer's parameters to multiples of 2^grid, those on a coarser one excepted."""
+        import numpy as np
+
+        for owner in layer.owners:
+            self.grids[owner.path] = max(grid, self.grids.get(owner.path, grid))
+            for name in _parameters(layer, owner.path):
+                steps = np.ldexp(self.given[name].astype("float64"), -self.grids[owner.path])
+                rounded = np.ldexp(np.rint(steps), self.grids[owner.path])
+                self.weights[name] = rounded.astype(self.given[name].dtype)
+
+    def lost(self, layer: Conv | Linear) -> float:
+        """The root mean square of what rounding changed, as a share of that of the weights."""
+        return max(
+            rounding_error(self.given[f"{o.path}.weight"], self.weights[f"{o.path}.weight"])
+            for o in layer.owners
+        )
+
+    def refusal(self, path: str, lost: float) -> str:
+        node, bounds = self.graph[path], self.bounds[path]
+        place = f"{self.graph.source.locate(node.span)}: " if self.graph.source else ""
+        worst = max(x.magnitude for x in (*bounds.sums, bounds.value) if x is not None)
+        return (
+            f"{place}{path} ({node.op}): found a sum of up to {worst:.4g} over {self.graph.steps} "
+            f"steps, which fits fp32's exact range only on a grid that changes its weights by "
+            f"{lost:.0%} (root mean square), expected at most {MOST_ROUNDING:.0%}: give it fewer "
+            "channels to read; a relu before it makes them cost more, an if neuron, which forgets "
+            "nothing, its steps"
+        )
+
+    # --- neurons ----------------------------------------------------------------------------
+
+    def round_neuron(self, node: Neuron) -> None:
+        """Give a leaky neuron the finest grid that holds its membrane, a relu that of its output;
+        move thresholds down to a multiple of the grid, which changes no comparison."""
+        current = self.bounds[self.graph.inputs(node.path)[0]].value
+        if current is None:
+            return
+        grid = current.finest
+        if node.kind == "relu":
+            grid = max(grid, ceil(log2(current.magnitude or 1)) - RELU_BITS)
+            self.graph.replace(node.model_copy(update={"grid": grid}))
+            return
+        if node.states and node.leak < 1:
+            node = node.model_copy(update={"grid": grid})
+            largest = bound_membrane(node, current, self.graph.steps).magnitude
+            if node.kind == "alif":
+                largest = max(largest, bound_rise(node, self.graph.steps).magnitude)
+            grid = ceil(log2(largest)) - EXACT_BITS
+            node = node.model_copy(update={"grid": grid})
+        below = floor(node.v_threshold * 2.0**-grid) * 2.0**grid
+        self.graph.replace(node.model_copy(update={"v_threshold": below or node.v_threshold}))
+
+
+def rounding_error(given: np.ndarray, rounded: np.ndarray) -> float:
+    """The root mean square of the change, as a share of that of the weights."""
+    import numpy as np
+
+    whole = np.square(given, dtype="float64").sum()
+    changed = np.square(rounded - given, dtype="float64").sum()
+    return float((changed / whole) ** 0.5) if whole else 0.0
+
+
+def _parameters(layer: Conv | Linear, owner: str) -> list[str]:
+    return [f"{owner}.weight", *([f"{owner}.bias"] if layer.bias else [])]
+
+
+ROUND_TO_GRID = Pass("round_to_grid", round_to_grid)
