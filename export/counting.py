@@ -24,12 +24,16 @@ def add_counters(model: onnx.ModelProto, graph: Graph) -> list[str]:
     made = {name for node in model.graph.node for name in node.output}
     made |= {given.name for given in model.graph.input}
     paths = [n.path for n in graph.nodes() if is_counted(graph, n) and n.path in made]
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     for path in paths:
-        _add_counter(model.graph, graph, path)
+        whole = types.get(path) == TensorProto.UINT8
+        _add_counter(model.graph, graph, path, whole=whole)
     return paths
 
 
-def _add_counter(model: onnx.GraphProto, graph: Graph, path: str) -> None:
+def _add_counter(model: onnx.GraphProto, graph: Graph, path: str, *, whole: bool) -> None:
+    """`whole`: the model has u8 spikes, which ReduceSum does not take."""
+
     def op(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
         model.node.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
@@ -45,6 +49,8 @@ def _add_counter(model: onnx.GraphProto, graph: Graph, path: str) -> None:
     if isinstance(graph[path], Input) or found.domain != Domain.SPIKE:
         zero = constant(np.array(0, np.float32), f"{at}.zero")
         x = op("Not", [op("Equal", [x, zero], f"{at}.equal")], f"{at}.not")
+        x = op("Cast", [x], f"{at}.cast", to=TensorProto.FLOAT)
+    elif whole:
         x = op("Cast", [x], f"{at}.cast", to=TensorProto.FLOAT)
     sizes = constant(np.array([steps, -1, *found.shape], np.int64), f"{at}.sizes")
     by_step = op("Reshape", [x, sizes], f"{at}.by_step")

@@ -40,7 +40,11 @@ def export_onnx(graph: Graph, weights: Weights, *, form: Form = "sequence") -> o
         ExportError: naming every node without an ONNX form.
     """
     refuse_inexpressible(graph)
-    model = _Exporter(graph, weights, form).model()
+    return checked(OnnxExporter(graph, weights, form).model())
+
+
+def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its shapes inferred; raises onnx's error for one that breaks its rules."""
     onnx.checker.check_model(model, full_check=True)
     return onnx.shape_inference.infer_shapes(model)
 
@@ -60,7 +64,7 @@ def refuse_inexpressible(graph: Graph) -> None:
     refuse(graph, "ONNX", reasons)
 
 
-class _Exporter:
+class OnnxExporter:
     def __init__(self, graph: Graph, weights: Weights, form: Form):
         self.graph = graph
         self.weights = weights
@@ -73,7 +77,7 @@ class _Exporter:
 
     def model(self) -> onnx.ModelProto:
         for node in self.graph.nodes():
-            self.emit(node, [self.value(path) for path in self.graph.inputs(node.path)])
+            self.emit_node(node, [self.value(path) for path in self.graph.inputs(node.path)])
         graph = helper.make_graph(
             self.nodes, self.graph.name, self.inputs, self.outputs, list(self.initializers.values())
         )
@@ -123,9 +127,34 @@ class _Exporter:
     def integers(self, *values: int) -> str:
         return self.constant(np.array(values, np.int64))
 
+    def stacked_array(self, owners: Sequence[ir.Owner], kind: str) -> np.ndarray:
+        return np.concatenate([self.weights[f"{owner.path}.{kind}"] for owner in owners])
+
     def stacked(self, owners: Sequence[ir.Owner], kind: str, path: str) -> str:
-        array = np.concatenate([self.weights[f"{owner.path}.{kind}"] for owner in owners])
+        array = self.stacked_array(owners, kind)
         return self.constant(array.astype(np.float32), f"{path}.{kind}")
+
+    def window(self, node: ir.Conv) -> dict[str, Any]:
+        """A convolution's attributes."""
+        return {
+            "kernel_shape": node.kernel,
+            "strides": node.stride,
+            "pads": node.padding * 2,
+            "dilations": [node.dilation] * len(node.kernel),
+            "group": node.groups,
+        }
+
+    def spikes(self, fired: str, out: str) -> str:
+        """Numbers of the booleans that a comparison makes."""
+        return self.op("Cast", [fired], out, to=TensorProto.FLOAT)
+
+    def silent(self, fired: str, y: str, out: str) -> str:
+        """1 - y, to multiply with."""
+        return self.op("Sub", [self.scalar(1), y], out)
+
+    def as_float(self, y: str, out: str) -> str:
+        """Spikes, to add to."""
+        return y
 
     def stepped(self, path: str) -> bool:
         return self.graph.type(path).time == Time.STEPPED
@@ -141,6 +170,9 @@ class _Exporter:
         return outputs
 
     # --- nodes ------------------------------------------------------------------------------
+
+    def emit_node(self, node: ir.Node, inputs: list[str]) -> None:
+        self.emit(node, inputs)
 
     @singledispatchmethod
     def emit(self, node: ir.Node, inputs: list[str]) -> None:
@@ -167,11 +199,7 @@ class _Exporter:
         parameters = [self.stacked(node.owners, "weight", node.path)]
         if node.bias:
             parameters.append(self.stacked(node.owners, "bias", node.path))
-        self.op(
-            "Conv", [*inputs, *parameters], node.path,
-            kernel_shape=node.kernel, strides=node.stride, pads=node.padding * 2, group=node.groups,
-            dilations=[node.dilation] * len(node.kernel),
-        )  # fmt: skip
+        self.op("Conv", [*inputs, *parameters], node.path, **self.window(node))
 
     @emit.register(ir.Linear)
     def _linear(self, node: ir.Linear, inputs: list[str]) -> None:
@@ -268,7 +296,7 @@ class _Exporter:
             self.op("Relu", inputs, path)
         elif not node.states:
             fired = self.op("Greater", [*inputs, self.scalar(node.v_threshold)], f"{path}.fired")
-            self.op("Cast", [fired], path, to=TensorProto.FLOAT)
+            self.spikes(fired, path)
         else:
             self._recurrence(
                 node, self.split(inputs[0], self.graph.inputs(path)[0], f"{path}.current")
@@ -296,16 +324,16 @@ class _Exporter:
                 threshold = self.op("Add", [risen, threshold], f"{at}.threshold")
             fired = self.op("Greater", [u, threshold], f"{at}.fired")
             y = path if len(currents) == 1 else f"{at}.spikes"
-            spikes.append(self.op("Cast", [fired], y, to=TensorProto.FLOAT))
+            spikes.append(self.spikes(fired, y))
             if last and self.form == "sequence":
                 break
-            silent = self.op("Sub", [self.scalar(1), y], f"{at}.silent")
+            silent = self.silent(fired, y, f"{at}.silent")
             step = self.form == "step"
             if adaptive:
-                a = y
+                a = self.as_float(y, f"{at}.risen")
                 if state["a"]:
                     decayed = self._product(state["a"], node.tau_a, node.grid, f"{at}.decayed")
-                    a = self.op("Add", [decayed, y], f"{path}.a.next" if step else f"{at}.a")
+                    a = self.op("Add", [decayed, a], f"{path}.a.next" if step else f"{at}.a")
                 state["a"] = a
             state["v"] = self.op("Mul", [u, silent], f"{path}.v.next" if step else f"{at}.v")
         if len(currents) > 1:

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper
+from onnx import helper
 from torch import Tensor
 
 from snnir.export import runtime
@@ -42,13 +42,15 @@ from snnir.ir.nodes import (
     SoftArgmin,
 )
 from snnir.ir.types import volume
-from snnir.lower.module import SpikingModule
+from snnir.lower.module import Observer, SpikingModule
 from snnir.lower.neurons import run_neuron
 from snnir.lower.operations import Value
 from snnir.weights import Weights
 
 SAFETY = 4.0
 UNIT_ROUNDOFF = 2.0**-24
+ELEMENTS = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+"""What onnxruntime calls the types of our models' inputs."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +125,13 @@ def check_parity(
     """Compare an exported model with the torch module of `graph` on `inputs` (sequence form:
     frames [N, C, H, W], events [T, N, C, H, W])."""
     with torch.no_grad():
-        return _Proof(model, graph, weights, inputs, form).run()
+        return Proof(model, graph, weights, inputs, form).run()
 
 
-class _Proof:
+class Proof:
+    """The layer-by-layer comparison; what a quantised network is compared with differs
+    (`snnir.export.int8_parity`)."""
+
     def __init__(
         self,
         model: onnx.ModelProto,
@@ -150,21 +155,11 @@ class _Proof:
     def run(self) -> Parity:
         recorded, output = self.record()
         self.fed = self.states(recorded) if self.form == "step" else []
-        exact = self.forced(recorded, self.weights, torch.float64)
-        magnitude = self.forced(
-            {path: x.abs() for path, x in recorded.items()},
-            {name: np.abs(array) for name, array in self.weights.items()},
-            torch.float32,
-            absolute=True,
-        )
+        exact = self.exact(recorded)
+        bounds = self.bounds(recorded)
         exported = self.run_cut(recorded)
-        terms = _terms(self.graph)
-        bounds = {
-            path: SAFETY * terms[path] ** 0.5 * UNIT_ROUNDOFF * magnitude[path]
-            for path in self.watched
-        }
         layers = tuple(
-            self.compare(neuron, recorded[neuron.path], exported, exact, bounds)
+            self.compare(neuron, self.expected(neuron, recorded, exact), exported, exact, bounds)
             for neuron in self.neurons
         )
         return Parity(
@@ -174,6 +169,30 @@ class _Proof:
             readout=self.compare_readout(exported, exact, bounds),
             end_to_end_max_abs_diff=float((self.run_whole() - output).abs().max()),
         )
+
+    def exact(self, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Currents and readout in float64, from the recorded spikes."""
+        return self.forced(recorded, self.weights, torch.float64)
+
+    def bounds(self, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How far rounding may take them."""
+        magnitude = self.forced(
+            {path: x.abs() for path, x in recorded.items()},
+            {name: np.abs(array) for name, array in self.weights.items()},
+            torch.float32,
+            absolute=True,
+        )
+        terms = _terms(self.graph)
+        return {
+            path: SAFETY * terms[path] ** 0.5 * UNIT_ROUNDOFF * magnitude[path]
+            for path in self.watched
+        }
+
+    def expected(
+        self, neuron: Neuron, recorded: dict[str, Tensor], exact: dict[str, Tensor]
+    ) -> Tensor:
+        """The output that the exported neuron's is compared with."""
+        return recorded[neuron.path]
 
     # --- torch ------------------------------------------------------------------------------
 
@@ -196,12 +215,15 @@ class _Proof:
         weights: Weights,
         dtype: torch.dtype,
         absolute: bool = False,
+        change: Observer = lambda node, value: value,
     ) -> dict[str, Tensor]:
-        """Currents and readout, unfolded, when every neuron's output is replaced by `recorded`."""
+        """Currents and readout, unfolded, when every neuron's output is replaced by `recorded`, and
+        other values by what `change` makes of them."""
         module = SpikingModule(self.graph, weights).to(dtype).eval()
         seen: dict[str, Tensor] = {}
 
         def force(node: Node, value: Value) -> Value:
+            value = change(node, value)
             if node.path in self.watched:
                 seen[node.path] = self.unfold(value)
             if isinstance(node, Neuron):
@@ -433,24 +455,29 @@ def cut_open(
     read = {name for node in graph.node for name in node.input}
     for path in neurons:
         if f"{path}.forced" in read:
-            sizes = [d.dim_value or None for d in types[path].type.tensor_type.shape.dim]
-            graph.input.append(
-                helper.make_tensor_value_info(
-                    f"{path}.forced", TensorProto.FLOAT, [None, *sizes[1:]]
-                )
-            )
+            kind = types[path].type.tensor_type
+            sizes = [None, *(d.dim_value or None for d in kind.shape.dim[1:])]
+            forced = helper.make_tensor_value_info(f"{path}.forced", kind.elem_type, sizes)
+            graph.input.append(forced)
     listed = {o.name for o in graph.output}
     for name in sorted(watched & made - listed - given):
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        kind = types[name].type.tensor_type
+        graph.output.append(helper.make_tensor_value_info(name, kind.elem_type, None))
     return cut
 
 
 def _run(
     run: onnxruntime.InferenceSession, names: Sequence[str], feed: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    taken = {i.name for i in run.get_inputs()}
-    arrays = {k: np.ascontiguousarray(v.numpy()) for k, v in feed.items() if k in taken}
-    return dict(zip(names, map(torch.from_numpy, run.run(list(names), arrays)), strict=True))
+    """Spikes may be u8 in the model; here they are fp32."""
+    taken = {i.name: ELEMENTS[i.type] for i in run.get_inputs()}
+    arrays = {
+        name: np.ascontiguousarray(x.numpy(), dtype=taken[name])
+        for name, x in feed.items()
+        if name in taken
+    }
+    found = (torch.from_numpy(x).float() for x in run.run(list(names), arrays))
+    return dict(zip(names, found, strict=True))
 
 
 def _readout(graph: Graph) -> str:

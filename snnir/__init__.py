@@ -81,7 +81,7 @@ def compile(
     seed: int = 0,
     target: Literal["onnx", "nir"] = "onnx",
     form: Literal["sequence", "step"] = "sequence",
-    precision: Literal["fp32", "exact"] = "fp32",
+    precision: Literal["fp32", "exact", "int8"] = "fp32",
     inputs: Sequence[np.ndarray] | None = None,
 ) -> Compiled:
     """Fold, export to ONNX or NIR and prove; with `out`, write the folder that `snnir compile`
@@ -89,8 +89,10 @@ def compile(
 
     `inputs` (one array per network input, frames [N, C, H, W] or events [T, N, C, H, W], fp32) are
     what batch norm is calibrated on and the proof runs on; seeded random ones when None. With
-    `precision="exact"` every spike is the same in any runtime (docs/exact.md). Of the result,
-    `passed` says whether the proof holds and `report` is `report.json`.
+    `precision="exact"` every spike is the same in any runtime (docs/exact.md), with "int8"
+    convolutions of spikes are calibrated on `inputs` and run in 8 bits (docs/int8.md).
+
+    Of the result, `passed` says whether the proof holds and `report` is `report.json`.
 
     Raises:
         SnnirError: wrong genotype, weights or inputs; nothing is written.

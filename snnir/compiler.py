@@ -20,6 +20,8 @@ from snnir.errors import SnnirError
 from snnir.export import nir as nir_export
 from snnir.export.exactness import Exactness, check_exactness
 from snnir.export.folding import Folding, check_folding
+from snnir.export.int8 import Quantised, export_int8, quantisation_report, quantise
+from snnir.export.int8_parity import check_int8
 from snnir.export.nir_parity import check_nir
 from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
 from snnir.export.parity import Parity, check_parity
@@ -27,11 +29,13 @@ from snnir.files import write_together
 from snnir.genotype import Genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
+from snnir.ir.nodes import Node
 from snnir.ir.serialize import graph_to_json
 from snnir.ir.types import volume
 from snnir.lower.behaviour import HIGHEST, LOWEST, observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
+from snnir.lower.operations import Value
 from snnir.passes import (
     FOLDING,
     LEGALISING_FOR_NIR,
@@ -57,7 +61,7 @@ MAX_WEIGHT_BYTES = 2**31 - 2**20
 MAX_VALUE_BYTES = 2**32
 
 Target = Literal["onnx", "nir"]
-Precision = Literal["fp32", "exact"]
+Precision = Literal["fp32", "exact", "int8"]
 LOWERINGS: Final = {"onnx": MERGING, "nir": LEGALISING_FOR_NIR}
 """From the folded graph to what a target takes."""
 REFUSALS: Final = {"onnx": refuse_inexpressible, "nir": nir_export.refuse_inexpressible}
@@ -141,8 +145,8 @@ def compile_network(
     """
     if target == "nir" and form != "sequence":
         raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")
-    if target == "nir" and precision == "exact":
-        raise SnnirError("found precision 'exact' with target 'nir', which has no rounding")
+    if target == "nir" and precision != "fp32":
+        raise SnnirError(f"found precision '{precision}' with target 'nir', expected fp32 weights")
     network = build(genotype)
     folding_only = run_passes(FOLDING, network).graph
     REFUSALS[target](run_passes(LOWERINGS[target], folding_only).graph)
@@ -159,7 +163,7 @@ def compile_network(
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
     complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
     folded = run_passes(FOLDING, network, complete)
-    deployed = _deploy(folded, target, precision)
+    deployed = _deploy(folded, target, precision, calibration)
     proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
     if precision == "exact":
         proof_inputs = [eight_bit(x) if x.ndim == 4 else x for x in proof_inputs]
@@ -171,12 +175,15 @@ def compile_network(
             model, deployed.graph, deployed.weights, proof_inputs, form=form
         )
     running = folded if target == "nir" else deployed  # NIR's graph splits neurons
-    counts = count_spikes(running.graph, running.weights, calibration)
-    behaviour = observe_behaviour(running.graph, running.weights, proof_inputs)
+    change = _unchanged if deployed.quantised is None else deployed.quantised.currents
+    counts = count_spikes(running.graph, running.weights, calibration, change=change)
+    behaviour = observe_behaviour(running.graph, running.weights, proof_inputs, change=change)
     report = full_report(network, folded.graph, counts, models or cost_models()) | {
         "target": target,
         "precision": precision,
         "parity": _parity_report(parity, folding, exactness),
+        "quantisation": deployed.quantised
+        and quantisation_report(deployed.quantised, deployed.given),
         "certificate": deployed.certificate and _certificate_report(deployed.certificate),
         "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
         "behaviour_samples": int(proof_inputs[0].shape[-4]),
@@ -259,20 +266,39 @@ class _Deployed:
 
     graph: Graph
     weights: Weights
+    given: Weights
+    """Before they were rounded."""
     certificate: Certificate | None = None
     """Of exact mode."""
+    quantised: Quantised | None = None
+    """Of int8."""
 
 
-def _deploy(folded: PassResult, target: Target, precision: Precision) -> _Deployed:
-    if precision == "fp32":
-        lowered = run_passes(LOWERINGS[target], folded.graph, folded.weights)
-        return _Deployed(lowered.graph, lowered.weights)
+def _deploy(
+    folded: PassResult, target: Target, precision: Precision, calibration: Sequence[np.ndarray]
+) -> _Deployed:
+    if precision != "exact":
+        graph, given = _lowered(folded, target)
+        if precision == "fp32":
+            return _Deployed(graph, given, given)
+        quantised = quantise(graph, given, calibration)
+        fp32 = {name: array.astype(np.float32) for name, array in quantised.weights.items()}
+        return _Deployed(graph, fp32, given, quantised=quantised)
     whole = run_passes(WHOLE_NUMBERS, folded.graph, folded.weights)
     rounded = run_passes(ROUNDING, whole.graph, whole.weights)
     merged = run_passes(MERGING, rounded.graph, rounded.weights)
     given = run_passes(MERGING, whole.graph, whole.weights).weights
     certificate = certify(merged.graph, merged.weights, given)
-    return _Deployed(merged.graph, merged.weights, certificate)
+    return _Deployed(merged.graph, merged.weights, given, certificate)
+
+
+def _lowered(folded: PassResult, target: Target) -> tuple[Graph, Weights]:
+    result = run_passes(LOWERINGS[target], folded.graph, folded.weights)
+    return result.graph, result.weights
+
+
+def _unchanged(node: Node, value: Value) -> Value:
+    return value
 
 
 def _export_and_prove(
@@ -287,6 +313,10 @@ def _export_and_prove(
         file = nir_export.export_nir(deployed.graph, deployed.weights)
         say("exported; proving")
         return file, check_nir(file, folded.graph, folded.weights, inputs)
+    if deployed.quantised is not None:
+        model = export_int8(deployed.quantised, form=form)
+        say("exported; proving")
+        return model, check_int8(model, deployed.quantised, inputs, form=form)
     model = export_onnx(deployed.graph, deployed.weights, form=form)
     say("exported; proving")
     return model, check_parity(model, deployed.graph, deployed.weights, inputs, form=form)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from snnir.analysis.chart import Chart
 from snnir.analysis.compare import compare, render_comparison, to_csv
 from snnir.analysis.draw import draw
@@ -87,9 +89,9 @@ def report_network(
     network = build(genotype)
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     test = open_splits(network, data, config, download=download).test
-    first, _ = test.batch(range(min(PROVED_SAMPLES, len(test))))
+    inputs = some_samples(genotype, data, seed=seed)
     compiled = compile_network(
-        genotype, weights=weights, seed=seed, inputs=[first.numpy()], models=models, say=say
+        genotype, weights=weights, seed=seed, inputs=inputs, models=models, say=say
     )
     say(f"measuring on {len(test):,} samples of {data}")
     if runtime == "onnx":
@@ -105,6 +107,15 @@ def report_network(
     report["inputs"] = {"source": f"{data}, test samples", "seed": seed, "samples": found.samples}
     report |= {"accuracy": found.accuracy, "loss": found.loss, "runtime": runtime}
     return NetworkReport(genotype, report, history)
+
+
+def some_samples(genotype: Genotype, data: str, *, seed: int = 0) -> list[np.ndarray]:
+    """At most PROVED_SAMPLES training samples, drawn at random, for the network's inputs: frames
+    [N, C, H, W], events [T, N, C, H, W]. Raises SnnirError."""
+    config = configured(TrainingConfig(), {"limit_train": PROVED_SAMPLES, "seed": seed})
+    train = open_splits(build(genotype), data, config).train
+    x, _ = train.batch(range(len(train)))
+    return [x.numpy()]
 
 
 def report_run(

@@ -136,6 +136,10 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
         ("mean firing rate", f"{report['firing_rate']:.3f}"),
         ("measured on", f"{report['measured_samples']:,} samples, {report['inputs']['source']}"),
     ]
+    if report.get("quantisation"):
+        layers = report["quantisation"]["layers"]
+        worst = max(layer["weight_rounding"] for layer in layers)
+        rows.append(("int8", f"{len(layers)} convolutions, weights changed by {worst:.2%} at most"))
     if "accuracy" in report:
         rows.append(("accuracy", f"{report['accuracy']:.2%}"))
     for model in report["cost_models"]:

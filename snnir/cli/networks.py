@@ -123,8 +123,11 @@ def compile_(
         typer.Option(help="ONNX: all T steps at once, or one step, the state going in and out."),
     ] = "sequence",
     precision: Annotated[
-        Literal["fp32", "exact"],
-        typer.Option(help="exact: every sum exact, so every spike is the same in any runtime."),
+        Literal["fp32", "exact", "int8"],
+        typer.Option(
+            help="exact: every sum exact, so every spike is the same in any runtime. int8: "
+            "convolutions of spikes in 8 bits, calibrated on --data or --inputs."
+        ),
     ] = "fp32",
     inputs: Annotated[
         Path | None,
@@ -137,6 +140,14 @@ def compile_(
     web: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a page, too, that classifies images in a browser."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:PATH]",
+            help="In the place of --inputs: 64 training samples of a data set, as `train` names "
+            "them.",
+        ),
     ] = None,
     settings: Settings = None,
     as_json: Json = False,
@@ -154,7 +165,15 @@ def compile_(
 
     if web is not None:
         refuse_pageless(parsed, form)
-    arrays = None if inputs is None else _read_inputs(inputs, [i.name for i in parsed.inputs])
+    if inputs is not None and data is not None:
+        raise SnnirError("found --inputs and --data, expected one of them")
+    arrays = None
+    if inputs is not None:
+        arrays = _read_inputs(inputs, [i.name for i in parsed.inputs])
+    elif data is not None:
+        from snnir.reports import some_samples
+
+        arrays = some_samples(parsed, data, seed=seed)
     compiled = compile_network(
         parsed,
         weights=weights,

@@ -11,7 +11,7 @@ import torch
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
-from snnir.lower.module import SpikingModule
+from snnir.lower.module import Observer, SpikingModule
 from snnir.lower.operations import Value
 from snnir.weights import Weights
 
@@ -33,15 +33,20 @@ class Behaviour:
 
 
 def observe_behaviour(
-    graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]
+    graph: Graph,
+    weights: Weights,
+    inputs: Sequence[np.ndarray],
+    *,
+    change: Observer = lambda node, value: value,
 ) -> dict[str, Behaviour]:
     """Run a deployed network on `inputs` (frames [N, C, H, W], events [T, N, C, H, W]) and look at
-    its spiking neurons, by path."""
+    its spiking neurons, by path; `change` is applied to every value."""
     found: dict[str, Behaviour] = {}
     currents: dict[str, torch.Tensor] = {}
     sources = {graph.inputs(n.path)[0] for n in graph.neurons}
 
     def look(node: Node, value: Value) -> Value:
+        value = change(node, value)
         if node.path in sources:
             currents[node.path] = value.unfolded(graph.steps)
         if isinstance(node, Neuron) and node.spiking:

@@ -12,18 +12,25 @@ from snnir.analysis.firing import SpikeCounts, is_counted
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Input, Node
 from snnir.ir.types import Domain
-from snnir.lower.module import SpikingModule
+from snnir.lower.module import Observer, SpikingModule
 from snnir.lower.operations import Value
 from snnir.weights import Weights
 
 
-def count_spikes(graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]) -> SpikeCounts:
+def count_spikes(
+    graph: Graph,
+    weights: Weights,
+    inputs: Sequence[np.ndarray],
+    *,
+    change: Observer = lambda node, value: value,
+) -> SpikeCounts:
     """Run a folded or deployed network on `inputs`, one array per network input (frames
-    [N, C, H, W], events [T, N, C, H, W]), and count."""
+    [N, C, H, W], events [T, N, C, H, W]), and count; `change` is applied to every value."""
     counter = SpikeCounter(graph)
     with torch.no_grad():
         module = SpikingModule(graph, weights).eval()
-        module.run(*map(torch.from_numpy, inputs), observe=counter)
+        observe: Observer = lambda node, value: counter(node, change(node, value))  # noqa: E731
+        module.run(*map(torch.from_numpy, inputs), observe=observe)
     return counter.counts
 
 
