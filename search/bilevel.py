@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from snnir.data import Samples, batches
+from snnir.data.loader import Batch
 from snnir.ir.trellis import is_transition
 from snnir.lower import SpikingModule
 from snnir.search.config import SearchConfig
@@ -75,7 +76,7 @@ class BilevelSearch:
             weight_decay=config.architecture_weight_decay,
         )
         self.parameters = self.relaxation.parameters
-        self._batches: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._batches: Iterator[Batch] = iter(())
 
     def begin_epoch(self, trainer: Trainer) -> None:
         if trainer.epoch < self.config.warmup_epochs:
@@ -95,7 +96,7 @@ class BilevelSearch:
             )
         )
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         """One step of alpha and beta, on a batch of half B."""
         if trainer.epoch >= self.config.warmup_epochs:
             self.relaxation.step(trainer, *next(self._batches))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnir.data import batches
+from snnir.data.loader import Batch
 from snnir.errors import SnnirError
 from snnir.genotype import ast
 from snnir.ir.graph import Graph
@@ -82,9 +83,9 @@ class SurrogateSearch:
         if trainer.epoch and trainer.epoch % self._config.interval == 0 and trainer.step == 0:
             self._search(trainer)
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         if trainer.step + 1 == trainer.steps_per_epoch:
-            self._measure_gradients(trainer, x, target)
+            self._measure_gradients(trainer, batch)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -101,7 +102,7 @@ class SurrogateSearch:
                 parameter.requires_grad_(was)
             module.follow(self.graph)
 
-    def _measure_gradients(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def _measure_gradients(self, trainer: Trainer, batch: Batch) -> None:
         """The mean |dL/dw| of each node's convolutions, with b as it is and as it began."""
         parameters = {
             name: self._module.parameter(name) for names in self._names.values() for name in names
@@ -109,7 +110,7 @@ class SurrogateSearch:
         convolved = {name: weight for name, weight in parameters.items() if weight.dim() > 1}
         with self._undisturbed():
             for kind, b in (("gradient", self.b), ("gradient_at_first_b", self._first)):
-                found = self._gradient(trainer, x, target, b, list(convolved.values()))
+                found = self._gradient(trainer, batch, b, list(convolved.values()))
                 by_name = dict(zip(convolved, found, strict=True))
                 for path, names in self._names.items():
                     own = [by_name[name].abs().flatten() for name in names if name in by_name]
@@ -121,9 +122,9 @@ class SurrogateSearch:
         """Move b."""
         means = {path: torch.zeros(self._config.surrogates) for path in self.b}
         with self._undisturbed():
-            for x, target in self._batches(trainer):
-                self._place_candidates(trainer, x, target)
-                for path, weights in self._weighed(trainer, x, target).items():
+            for batch in self._batches(trainer):
+                self._place_candidates(trainer, batch)
+                for path, weights in self._weighed(trainer, batch).items():
                     means[path] += weights
                 trainer.stop_if_interrupted()
             for path, mean in means.items():
@@ -131,7 +132,7 @@ class SurrogateSearch:
                 self.b[path] = self._candidates(path)[best]
         self._saved = copy.deepcopy(self._adam.state_dict())
 
-    def _batches(self, trainer: Trainer) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, trainer: Trainer) -> Iterator[Batch]:
         """As many batches of the training set as are asked for, from its start again if need be."""
         left, round_ = self._config.iterations, 0
         while left:
@@ -147,36 +148,35 @@ class SurrogateSearch:
                     return
             round_ += 1
 
-    def _place_candidates(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def _place_candidates(self, trainer: Trainer, batch: Batch) -> None:
         """Give the mixed network the candidates: w - rate · dL/dw with the surrogate g_i."""
         rate = trainer.config.learning_rate_at(trainer.epoch)
         for path in self.b:
             names = self._names[path]
             weights = [self._module.parameter(name) for name in names]
-            for number, gradients in enumerate(self._gradients(trainer, x, target, path, weights)):
+            for number, gradients in enumerate(self._gradients(trainer, batch, path, weights)):
                 with torch.no_grad():
                     for name, weight, gradient in zip(names, weights, gradients, strict=True):
                         stepped = weight - rate * gradient
                         self._mixed.parameter(_candidate_name(name, number)).copy_(stepped)
 
     def _gradients(
-        self, trainer: Trainer, x: Tensor, target: Tensor, path: str, weights: list[Tensor]
+        self, trainer: Trainer, batch: Batch, path: str, weights: list[Tensor]
     ) -> Iterator[list[Tensor]]:
         """The weights' gradients with each candidate surrogate in the node."""
         surrogate = self._targets[path][0].surrogate
         if self._config.linear_estimate and surrogate in LINEAR:
-            found = self._gradient(trainer, x, target, self.b, weights)
+            found = self._gradient(trainer, batch, self.b, weights)
             for b in self._candidates(path):
                 yield [gradient * (b / self.b[path]) for gradient in found]
             return
         for b in self._candidates(path):
-            yield self._gradient(trainer, x, target, {**self.b, path: b}, weights)
+            yield self._gradient(trainer, batch, {**self.b, path: b}, weights)
 
     def _gradient(
         self,
         trainer: Trainer,
-        x: Tensor,
-        target: Tensor,
+        batch: Batch,
         temperatures: Mapping[str, float],
         weights: list[Tensor],
     ) -> list[Tensor]:
@@ -184,10 +184,10 @@ class SurrogateSearch:
         own = {id(weight) for weight in weights}
         for parameter in self._module.parameters():
             parameter.requires_grad_(id(parameter) in own)
-        loss, _ = trainer.loss(x, target, self._module)
+        loss, _ = trainer.loss(*batch, parallel=self._module)
         return self._summed(torch.autograd.grad(loss, weights))
 
-    def _weighed(self, trainer: Trainer, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _weighed(self, trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
         """One step of a with the candidates mixed; the softmax after it, by path."""
         logits = list(self._logits.values())
         self._module.requires_grad_(False)
@@ -195,7 +195,7 @@ class SurrogateSearch:
             for parameter in logits:
                 parameter.fill_(INITIAL_LOGIT)
                 parameter.requires_grad_(True)
-        loss, _ = trainer.loss(x, target, self._mixed)
+        loss, _ = trainer.loss(*batch, parallel=self._mixed)
         gradients = self._summed(torch.autograd.grad(loss, logits))
         for parameter, gradient in zip(logits, gradients, strict=True):
             parameter.grad = gradient

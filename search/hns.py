@@ -63,10 +63,10 @@ class HybridSearch:
     def begin_epoch(self, trainer: Trainer) -> None:
         pass
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         if trainer.epoch >= self._config.warmup_epochs:
             penalty = self._penalty if self._config.energy_weight else None
-            self._relaxation.step(trainer, x, target, penalty)
+            self._relaxation.step(trainer, *batch, penalty=penalty)
 
     def _penalty(self) -> Tensor:
         return self._config.energy_weight * self.energy()

@@ -53,7 +53,7 @@ class LearnedTau:
     def begin_epoch(self, trainer: Trainer) -> None:
         pass
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         pass
 
     def taus(self) -> dict[str, float]:

@@ -63,24 +63,21 @@ class Relaxation:
     def step(
         self,
         trainer: Trainer,
-        x: Tensor,
-        target: Tensor,
+        *batch: Tensor,
         penalty: Callable[[], Tensor] | None = None,
     ) -> None:
         """One step on a batch: down the gradient of the loss, and of the penalty where there is
         one. Raises Diverged."""
         self._step_logits(True)
-        loss, correct = trainer.loss(x, target, self._parallel)
+        loss, correct = trainer.loss(*batch, parallel=self._parallel)
         self._optimizer.zero_grad()
         goal = loss * self._processes.count  # DDP averages what is to be a sum
         (goal if penalty is None else goal + penalty()).backward()
         self._step_logits(False)
-        total, right, samples = self._processes.total(float(loss.detach()), correct, len(target))
-        trainer.refuse_infinite({"a loss of the architecture's step": total})
+        sums = trainer.totalled(loss, correct, batch)
+        trainer.refuse_infinite({"a loss of the architecture's step": sums[0]})
         self._optimizer.step()
-        self.totals.loss += total * int(samples)
-        self.totals.correct += int(right)
-        self.totals.samples += int(samples)
+        self.totals.add(*sums)
 
     def _step_logits(self, stepping: bool) -> None:
         _require_gradients(self._weights, not stepping)
@@ -93,9 +90,9 @@ class Relaxation:
     def scalars(self) -> dict[str, float]:
         """Of the epoch: these steps' loss and accuracy, summed anew; every softmax weight."""
         found = {}
-        if self.totals.samples:
-            found["architecture/loss"] = self.totals.loss / self.totals.samples
-            found["architecture/accuracy"] = self.totals.correct / self.totals.samples
+        if self.totals.count:
+            found["architecture/loss"] = self.totals.mean_loss
+            found["architecture/accuracy"] = self.totals.accuracy
         self.totals = Totals()
         for owner, logits in self.arrays().items():
             for entry, weight in enumerate(softmax(logits)):

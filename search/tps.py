@@ -63,10 +63,10 @@ class TemporalParameterSearch:
     def begin_epoch(self, trainer: Trainer) -> None:
         pass
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         if trainer.epoch < self._config.warmup_epochs:
             return
-        self._relaxation.step(trainer, x, target)
+        self._relaxation.step(trainer, *batch)
         self.iterations += 1
         if self.iterations % self._config.iterations == 0:
             self._move()

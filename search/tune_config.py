@@ -64,6 +64,15 @@ class TuneConfig(Descent):
 
 PRESETS: Final[dict[str, TuneConfig]] = {
     "cifar": TuneConfig(augmentation=Augmentation(crop_padding=4, flip=True, cutout=16)),
+    "stereo": TuneConfig(
+        batch_size=2,
+        optimizer="adam",
+        learning_rate=1e-3,
+        halved_at=(50, 100, 150),
+        weight_decay=0,
+        candidates=("lif", "alif", "relu"),
+        retrain_epochs=200,
+    ),
     "small": TuneConfig(
         epochs=6,
         warmup_epochs=1,
@@ -74,5 +83,5 @@ PRESETS: Final[dict[str, TuneConfig]] = {
         augmentation=Augmentation(crop_padding=2, flip=True),
     ),
 }
-"""`cifar`: the paper's (method §5, §6, §9). `small`: ours, for small networks on a machine without
-a GPU."""
+"""`cifar`, `stereo`: the paper's (method §5, §6, §9; §8). `small`: ours, for small networks on a
+machine without a GPU."""

@@ -138,11 +138,12 @@ def train(
             finite.
     """
     from snnir.reports import report_run
-    from snnir.training import TrainingConfig, configured, train_network
+    from snnir.training import configured, default_recipe, train_network
 
-    recipe = configured(config or TrainingConfig(), settings)
+    network = _genotype(genotype)
+    recipe = configured(config or default_recipe(network), settings)
     trained = train_network(
-        _genotype(genotype),
+        network,
         data,
         out,
         recipe,

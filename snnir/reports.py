@@ -29,7 +29,8 @@ from snnir.training.curves import training_charts
 from snnir.training.evaluate import deployed_model, deployed_module
 from snnir.training.processes import usable_device
 from snnir.training.record import Record
-from snnir.training.run import Trained, open_splits
+from snnir.training.run import Trained, evaluation_batch, open_splits
+from snnir.training.tasks import task_of
 
 PROVED_SAMPLES = 64
 """Samples of a data set that the proof, and a calibration, may take."""
@@ -68,7 +69,7 @@ def report_network(
     data: str | None = None,
     models: Sequence[CostModel] = (),
     runtime: Runtime = "torch",
-    batch_size: int = 100,
+    batch_size: int | None = None,
     limit_test: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -100,22 +101,26 @@ def report_network(
         chosen = usable_device(device)
         module = SpikingModule(compiled.graph, compiled.folded_weights).eval().to(chosen)
         deployed = deployed_module(module, chosen)
-    found = deployed.evaluate(batches(test, batch_size, seed=seed, workers=workers))
+    task = task_of(network, diversity=config.diversity)
+    size = batch_size or evaluation_batch(task)
+    found = deployed.evaluate(batches(test, size, seed=seed, workers=workers), task)
     folded = run_passes(FOLDING, network).graph
     measured = full_report(network, folded, deployed.counts, models or cost_models())
     report = compiled.report | measured
     report["inputs"] = {"source": f"{data}, test samples", "seed": seed, "samples": found.samples}
-    report |= {"accuracy": found.accuracy, "loss": found.loss, "runtime": runtime}
+    report |= {"accuracy": found.accuracy, "measures": found.measures, "runtime": runtime}
     return NetworkReport(genotype, report, history)
 
 
 def some_samples(genotype: Genotype, data: str, *, seed: int = 0) -> list[np.ndarray]:
     """At most PROVED_SAMPLES training samples, drawn at random, for the network's inputs: frames
     [N, C, H, W], events [T, N, C, H, W]. Raises SnnirError."""
+    network = build(genotype)
     config = configured(TrainingConfig(), {"limit_train": PROVED_SAMPLES, "seed": seed})
-    train = open_splits(build(genotype), data, config).train
-    x, _ = train.batch(range(len(train)))
-    return [x.numpy()]
+    train = open_splits(network, data, config).train
+    wanted = PROVED_SAMPLES if len(network.network_inputs) == 1 else 8  # two views are large
+    *inputs, _ = train.batch(range(min(wanted, len(train))))
+    return [x.numpy() for x in inputs]
 
 
 def report_run(

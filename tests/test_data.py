@@ -482,7 +482,7 @@ def test_batch_sizes_that_cannot_be_had(train, options, message):
 
 
 def test_every_name_is_documented_and_typed():
-    assert {entry.kind for entry in DATA_SETS.values()} == {"frame", "events"}
+    assert {entry.kind for entry in DATA_SETS.values()} == {"frame", "events", "stereo"}
     assert all(entry.open.__doc__ for entry in DATA_SETS.values())
 
 

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "ir": {"ir", "genotype", "errors", "source"},
     "passes": {"passes", "ir", "genotype", "errors", "source", "weights"},
     "lower": {"lower", "analysis", "ir", "errors", "weights"},
-    "data": {"data", "errors"},
+    "data": {"data", "errors", "files"},
     "analysis": {"analysis", "passes", "ir", "genotype", "weights", "errors", "__version__", ""},
     "importers": {"importers", "search", "analysis", "export", "lower", "passes", "ir"}
     | {"genotype", "errors", "source", "files", "weights"},

@@ -43,6 +43,7 @@ HAND_WRITTEN = [
             "frame[3, 32, 32]": "events[2, 64, 64]",
         },
     ),
+    ("spikedhs_stereo", ["input=5x64x96"], {"[5, 260, 346]": "[5, 64, 96]"}),
     (
         "spikedhs_stereo",
         ["matching.channels=16"],
@@ -156,7 +157,7 @@ REFUSED = [
         "channels=4",
         "found 2 backbones with layers, expected feature.channels= or matching.channels=",
     ),
-    ("spikedhs_stereo", "input=2x8x8", "found inputs left, right, expected a network with one"),
+    ("spikedhs_stereo", "input=2x8", "found '2x8', expected CxHxW"),
     ("small_stereo", "feature.channels=4", "found conv1x1(4), which would have 5.33333 channels"),
     ("hybrid", "input=28x28", "found '28x28', expected CxHxW, frame[C, H, W] or events[C, H, W]"),
     ("hybrid", "input=1x2x3x4", "found '1x2x3x4', expected CxHxW"),
@@ -176,6 +177,13 @@ def test_what_cannot_be_set_is_an_error_that_says_why(name, setting, message):
         retarget(genotype(name), [setting])
     assert str(caught.value).startswith(f"--set {setting}: ")
     assert message in str(caught.value)
+
+
+def test_inputs_that_differ_are_not_set_together():
+    text = "input a: frame[1, 4, 4]\ninput b: frame[1, 8, 8]\n"
+    backbones = "backbone f(a) { stem conv3x3(2) }\nbackbone g(b) { stem conv3x3(2) }\n"
+    with pytest.raises(SnnirError, match="found inputs a, b that differ"):
+        retarget(small(text + backbones + "head classify(f, classes=2)"), ["input=1x4x4"])
 
 
 def test_channels_must_stay_whole():

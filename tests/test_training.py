@@ -115,7 +115,8 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(tmp_path, monkeypat
     honest = trainer.evaluate
 
     def graded(*arguments, **options):
-        return replace(honest(*arguments, **options), accuracy=next(accuracies))
+        found = honest(*arguments, **options)
+        return replace(found, measures=found.measures | {"accuracy": next(accuracies)})
 
     monkeypatch.setattr(trainer, "evaluate", graded)
     saved = []
@@ -525,9 +526,9 @@ def test_data_that_does_not_fit_the_network(tmp_path, settings, config, message)
     assert not (tmp_path / "run").exists()
 
 
-def test_stereo_does_not_train_yet(tmp_path):
+def test_a_stereo_network_needs_stereo_data(tmp_path):
     network = models.load("spikedhs_stereo")
-    with pytest.raises(SnnirError, match="found 2 inputs"):
+    with pytest.raises(SnnirError, match="found data of kind frame, expected stereo"):
         train_network(network, "digits", tmp_path / "run", QUICK)
 
 
@@ -555,7 +556,7 @@ module = SpikingModule(run_passes(TRAINING, graph).graph, seed=3).double()
 losses = []
 with joined_processes("cpu") as processes:
     def note(progress):
-        losses.append(progress.loss * trainer.totals.samples - sum(losses))
+        losses.append(progress.loss * trainer.totals.count - sum(losses))
     trainer = Trainer(module, splits, config, Path(sys.argv[2]), processes, genotype=text,
                       data="digits", unread={}, show=note)
     record = next(trainer.run())

@@ -30,6 +30,7 @@ from snnir.search.neurons import annotate, tunable
 from snnir.search.relax_neurons import relaxed
 from snnir.search.tune import Tune, handcrafted
 from snnir.search.tune_config import TuneConfig
+from snnir.training.tasks import CLASSIFICATION
 from snnir.training.trainer import Trainer
 
 DIGITS = """snn 1
@@ -426,7 +427,7 @@ def test_a_surrogate_that_makes_no_difference_stays(tmp_path, monkeypatch):
     """Equal candidates weigh the same, and of equals b itself is kept."""
 
     class Even(dgs.SurrogateSearch):
-        def _weighed(self, trainer, x, target):
+        def _weighed(self, trainer, batch):
             return {path: torch.full((5,), 0.2) for path in self.b}
 
     monkeypatch.setattr("snnir.search.tune.SurrogateSearch", Even)
@@ -448,8 +449,8 @@ def gradients_of(text, path, *, linear):
     search.start(module, Processes(torch.device("cpu")))
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.processes, trainer.dtype = config, search._processes, torch.float64
-    trainer.auxiliary_weights, trainer.epoch = [], 0
-    search._place_candidates(trainer, x.double(), torch.arange(8) % 3)
+    trainer.auxiliary_weights, trainer.epoch, trainer.task = [], 0, CLASSIFICATION
+    search._place_candidates(trainer, (x.double(), torch.arange(8) % 3))
     names = [dgs._candidate_name(name, k) for name in search._names[path] for k in range(5)]
     return {name: search._mixed.parameter(name).clone() for name in names}, search
 

@@ -140,8 +140,9 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
         layers = report["quantisation"]["layers"]
         worst = max(layer["weight_rounding"] for layer in layers)
         rows.append(("int8", f"{len(layers)} convolutions, weights changed by {worst:.2%} at most"))
-    if "accuracy" in report:
-        rows.append(("accuracy", f"{report['accuracy']:.2%}"))
+    for name, value in report.get("measures", {}).items():
+        shown = f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}"
+        rows.append((name.replace("_", " "), shown))
     for model in report["cost_models"]:
         unpriced = report["energy_parts"][model["name"]]["unpriced_macs"]
         note = "memory included" if "memory" in model else "no memory traffic"

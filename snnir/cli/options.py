@@ -46,7 +46,7 @@ Data = Annotated[
     typer.Option(
         metavar="NAME[:PATH]",
         help="cifar10, cifar100, imagenet, fashion-mnist, digits, folder:PATH, n-mnist, "
-        "dvs-gesture or cifar10-dvs, and where it lies.",
+        "dvs-gesture, cifar10-dvs, mvsec or synthetic-stereo, and where it lies.",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is missing.")]
@@ -106,6 +106,8 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bar
 
+    from snnir.training.record import speed
+
     bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
@@ -122,7 +124,7 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
             hours, minutes = divmod(minutes, 60)
             numbers = (
                 f"loss {now.loss:.3f} accuracy {now.accuracy:.1%} firing {now.firing_rate:.3f} "
-                f"{now.samples_per_second:,.0f}/s {hours}:{minutes:02}:{seconds:02} left"
+                f"{speed(now.samples_per_second)}/s {hours}:{minutes:02}:{seconds:02} left"
             )
             bar.update(
                 task, total=now.steps, completed=now.step, numbers=numbers,

@@ -74,7 +74,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Also write a line per network and layer."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     limit_test: LimitTest = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Of weights and inputs not given, and of --limit-test.")

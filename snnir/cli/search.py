@@ -158,7 +158,7 @@ def tune(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="P", help="cifar: as the paper; small: quick.")
+        str | None, typer.Option(metavar="P", help="cifar, stereo: as the paper; small: quick.")
     ] = None,
     config: Config = None,
     weights: Annotated[

@@ -1,4 +1,4 @@
-"""Recordings of event cameras: three file formats, and binning into frames."""
+"""Recordings of event cameras: three file formats, and two ways to bin them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ class Events(NamedTuple):
         """Some of the events."""
         return Events(*(values[chosen] for values in self))
 
+    def between(self, start: int, end: int) -> Events:
+        """Those from microsecond `start` up to `end`; events are in the order of their times."""
+        first, last = np.searchsorted(self.t, [start, end])
+        return Events(*(values[first:last] for values in self))
+
 
 def bin_events(events: Events, steps: int, height: int, width: int) -> np.ndarray:
     """Frames uint8 [T, 2, H, W], T = `steps` of equal duration from the first to the last event.
@@ -40,17 +45,55 @@ def bin_events(events: Events, steps: int, height: int, width: int) -> np.ndarra
     """
     if not len(events.t):
         raise SnnirError("found no events, expected at least one")
+    _check_sensor(events, height, width)
+    first, last = int(events.t.min()), int(events.t.max())
+    step = (events.t - first) * steps // (last - first + 1)
+    frames = np.zeros((steps, 2, height, width), np.uint8)
+    frames[step, events.p, events.y, events.x] = 1
+    return frames
+
+
+def stack_events(
+    events: Events,
+    end: int,
+    *,
+    bins: int,
+    length: int,
+    height: int,
+    width: int,
+    newest_first: bool = True,
+) -> np.ndarray:
+    """Stacking based on time (SBT, method §8): int8 [bins, H, W], the sign of the sum of polarities
+    (1 brighter, -1 darker) of each pixel and bin.
+
+    The bins, of `length` microseconds each, end at microsecond `end`, which is no longer part of
+    them; bin 0 is the newest unless `newest_first` is false. Other events are left out, and a bin
+    without events is 0. The order of the events plays no part.
+
+    Raises:
+        SnnirError: events outside `height` x `width`.
+    """
+    if len(events.t):
+        _check_sensor(events, height, width)
+    number = (end - 1 - events.t) // length
+    inside = (number >= 0) & (number < bins)
+    _, x, y, p = events.where(inside)
+    number = number[inside] if newest_first else bins - 1 - number[inside]
+    place = (number * height + y) * width + x
+    total = np.bincount(place, weights=np.where(p > 0, 1, -1), minlength=bins * height * width)
+    return np.sign(total).astype(np.int8).reshape(bins, height, width)
+
+
+def _check_sensor(events: Events, height: int, width: int) -> None:
+    """Raises SnnirError for events outside of the sensor."""
     column, row = int(events.x.max()), int(events.y.max())
     if column >= width or row >= height:
         raise SnnirError(
             f"found events up to column {column} and row {row}, expected a sensor of "
             f"{height} rows and {width} columns"
         )
-    first, last = int(events.t.min()), int(events.t.max())
-    step = (events.t - first) * steps // (last - first + 1)
-    frames = np.zeros((steps, 2, height, width), np.uint8)
-    frames[step, events.p, events.y, events.x] = 1
-    return frames
+    if min(int(events.x.min()), int(events.y.min())) < 0:
+        raise SnnirError("found events of a negative column or row, expected them to count from 0")
 
 
 def read_n_mnist(path: str | Path) -> Events:

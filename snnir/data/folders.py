@@ -14,7 +14,7 @@ from PIL import Image
 
 from snnir.data.kept import Kept
 from snnir.data.request import Place, Request, Sources, check_shape
-from snnir.data.samples import Source
+from snnir.data.samples import Sample, Source
 from snnir.data.vision import torchvision_module
 from snnir.errors import SnnirError
 
@@ -38,8 +38,8 @@ class FolderImages:
     def __post_init__(self) -> None:
         self._kept = Kept(len(self.paths), int(np.prod(self.shape)))
 
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """uint8 [C, H, W].
+    def read(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """uint8 [C, H, W] and the class number.
 
         Raises:
             SnnirError: an unreadable image, or one of another size or mode.
@@ -48,7 +48,7 @@ class FolderImages:
         if pixels is None:
             pixels = self._decode(self.paths[index]).ravel()
             self._kept.put(index, pixels)
-        return pixels.reshape(self.shape)
+        return pixels.reshape(self.shape), self.labels[index]
 
     def _decode(self, path: str) -> np.ndarray:
         image = read_image(path)
@@ -68,21 +68,25 @@ class ImageNetImages:
     shape: tuple[int, ...]
     maximum = 255
 
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """uint8 [3, H, W]: in training a random part, half of them mirrored; else the centre.
+    def read(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """uint8 [3, H, W]: in training a random part, half of them mirrored; else the centre. And
+        the class number.
 
         Raises:
             SnnirError: an unreadable image.
         """
         image = read_image(self.paths[index]).convert("RGB")  # some are grey, some CMYK
+        return _array(self._cut(image, rng)), self.labels[index]
+
+    def _cut(self, image: Image.Image, rng: np.random.Generator | None) -> Image.Image:
         size, transforms = self.shape[1:], torchvision_module("transforms.v2")
         if rng is None:
             larger = transforms.Resize(max(size) * 256 // 224)
-            return _array(transforms.CenterCrop(size)(larger(image)))
+            return transforms.CenterCrop(size)(larger(image))
         crop, flip = transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip()
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            return _array(flip(crop(image)))
+            return flip(crop(image))
 
 
 def read_image(path: str) -> Image.Image:

@@ -12,6 +12,7 @@ import numpy as np
 from snnir.data.folders import open_folder
 from snnir.data.idx import read_idx
 from snnir.data.request import Place, Request, Sources
+from snnir.data.samples import Sample
 from snnir.data.vision import torchvision_module
 from snnir.errors import SnnirError
 
@@ -39,8 +40,8 @@ class Images:
     def shape(self) -> tuple[int, ...]:
         return self.images.shape[1:]
 
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        return self.images[index]
+    def read(self, index: int, rng: np.random.Generator | None) -> Sample:
+        return self.images[index], self.labels[index]
 
 
 def open_fashion_mnist(place: Place, request: Request) -> Sources:

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from snnir.data.samples import ORDER, Samples
 from snnir.errors import SnnirError
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, ...]
+"""The network's inputs and then the target (`Samples.batch`)."""
 
 
 def batches(
@@ -31,12 +32,11 @@ def batches(
     world_size: int = 1,
     workers: int = 0,
 ) -> Batches:
-    """The batches (x, y) of one epoch from number `start` on; `len()` says how many.
+    """The batches (inputs, …, target) of one epoch from number `start` on; `len()` says how many.
 
-    x is float32 in [0, 1], frames [N, C, H, W] or events [T, N, C, H, W]; y is int64 [N]. Order and
-    augmentation depend on the seed and the epoch alone. `batch_size` is that of all `world_size`
-    processes together: process `rank` gets its part of every batch, empty where a last batch has
-    fewer samples than there are processes.
+    What they hold is said at `Samples.batch`. Order and augmentation depend on the seed and the
+    epoch alone. `batch_size` is that of all `world_size` processes together: process `rank` gets
+    its part of every batch, empty where a last batch has fewer samples than there are processes.
 
     Raises:
         SnnirError: a batch size that cannot be had; while iterating, whatever reading raises.

@@ -14,6 +14,7 @@ from snnir.data.events import Events, bin_events, read_aedat2, read_aedat3, read
 from snnir.data.folders import labelled_files, subfolders
 from snnir.data.kept import Kept
 from snnir.data.request import Place, Request, Sources, check_shape
+from snnir.data.samples import Sample
 from snnir.errors import SnnirError
 
 GESTURES: Final = (
@@ -52,8 +53,8 @@ class Recordings:
         for index, item in enumerate(self.items):
             self._items_of.setdefault(item.path, []).append(index)
 
-    def read(self, index: int, rng: np.random.Generator | None) -> np.ndarray:
-        """uint8 [T, 2, H, W].
+    def read(self, index: int, rng: np.random.Generator | None) -> Sample:
+        """uint8 [T, 2, H, W] and the class number.
 
         Raises:
             SnnirError: an unreadable recording, or one without events on the sensor.
@@ -61,7 +62,8 @@ class Recordings:
         packed = self._kept.get(index)
         if packed is None:
             packed = self._read_recording(self.items[index].path)[index]
-        return np.unpackbits(packed, count=self._size).reshape(self.shape)
+        bins = np.unpackbits(packed, count=self._size).reshape(self.shape)
+        return bins, self.labels[index]
 
     def _read_recording(self, path: str) -> dict[int, np.ndarray]:
         """Every sample of a file, which takes longer to read than to bin."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 
 from snnir.data.folders import open_folder, open_imagenet
 from snnir.data.images import open_cifar, open_digits, open_fashion_mnist
+from snnir.data.mvsec import open_mvsec
 from snnir.data.recordings import open_cifar10_dvs, open_dvs_gesture, open_n_mnist
 from snnir.data.request import (
     Kind,
@@ -20,6 +22,7 @@ from snnir.data.request import (
     check_sources,
     split,
 )
+from snnir.data.synthetic_stereo import open_synthetic_stereo
 from snnir.errors import SnnirError, did_you_mean
 
 
@@ -29,6 +32,8 @@ class DataSet:
 
     kind: Kind
     open: Callable[[Place, Request], Sources]
+    options: bool = False
+    """Whether its reader knows any."""
 
 
 DATA_SETS: Final[dict[str, DataSet]] = {
@@ -41,16 +46,26 @@ DATA_SETS: Final[dict[str, DataSet]] = {
     "n-mnist": DataSet("events", open_n_mnist),
     "dvs-gesture": DataSet("events", open_dvs_gesture),
     "cifar10-dvs": DataSet("events", open_cifar10_dvs),
+    "mvsec": DataSet("stereo", open_mvsec, options=True),
+    "synthetic-stereo": DataSet("stereo", open_synthetic_stereo, options=True),
 }
 
 
+SPEC: Final = r"([^:]*?)(?::(.*?))?((?:,[a-z_]+=[^,]*)*)"
+"""NAME:PATH,KEY=VALUE,…"""
+
+
 def open_data(spec: str, request: Request) -> Splits:
-    """The splits of data set `NAME` or `NAME:PATH`, checked against what the network takes.
+    """The splits of data set `NAME` or `NAME:PATH`, with options `NAME:PATH,KEY=VALUE,…` where it
+    has any, checked against what the network takes.
 
     Raises:
-        SnnirError: unknown name, missing or unreadable data, data that do not fit the network.
+        SnnirError: unknown name or option, missing or unreadable data, data that do not fit the
+            network.
     """
-    name, _, path = spec.partition(":")
+    found = re.fullmatch(SPEC, spec, re.DOTALL)
+    assert found is not None, "the pattern takes every text"
+    name, path, settings = found.groups()
     if name not in DATA_SETS:
         known, hint = ", ".join(DATA_SETS), did_you_mean(name, DATA_SETS)
         raise SnnirError(
@@ -64,7 +79,10 @@ def open_data(spec: str, request: Request) -> Splits:
             f"{name}: found data of kind {data_set.kind}, expected {request.kind} as the network "
             f"takes: one of {', '.join(others)}"
         )
-    place = Place(name, _expanded(path) if path else None)
+    options = dict(setting.split("=", 1) for setting in settings.split(",")[1:])
+    if options and not data_set.options:
+        raise SnnirError(f"{name}: found option {next(iter(options))}, expected none")
+    place = Place(name, _expanded(path) if path else None, options)
     sources = data_set.open(place, request)
     check_sources(name, sources, request)
     return split(name, sources, request)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from snnir.data.augmentation import Augmentation
 from snnir.data.samples import SPLIT, Samples, Source
-from snnir.errors import SnnirError
+from snnir.errors import SnnirError, did_you_mean
 
-Kind = Literal["frame", "events"]
+Kind = Literal["frame", "events", "stereo"]
+"""What a network takes: frames, events, or the events of a left and a right camera."""
+M = TypeVar("M", bound=BaseModel)
 DOWNLOADABLE = ("cifar10", "cifar100", "fashion-mnist")
 """Data sets that torchvision can fetch."""
 
@@ -25,7 +28,8 @@ class Request:
     kind: Kind
     shape: tuple[int, int, int]
     """[C, H, W] of a frame, or of the events of one step."""
-    classes: int
+    classes: int | None
+    """None: disparity is estimated."""
     steps: int = 1
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation: int = 0
@@ -44,6 +48,22 @@ class Place:
 
     name: str
     path: Path | None
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What `NAME:PATH,KEY=VALUE` sets."""
+
+    def configured(self, model: type[M]) -> M:
+        """The options as a `model`. Raises SnnirError for one that is unknown or out of range."""
+        try:
+            return model.model_validate(dict(self.options))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key = ".".join(map(str, detail["loc"]))
+            if detail["type"] == "extra_forbidden":
+                known = list(model.model_fields)
+                expected = f"expected one of {', '.join(known)} {did_you_mean(key, known)}".rstrip()
+                raise SnnirError(f"{self.name}: found option {key}, {expected}") from None
+            expected = detail["msg"].replace("Input should be", "expected a value")
+            raise SnnirError(f"{self.name}: found {key}={detail['input']}, {expected}") from None
 
     def folder(self, *usual: Path, download: bool = False) -> Path:
         """The first folder that exists, or the one to download to.
@@ -73,12 +93,15 @@ class Sources:
 
     train: Source
     test: Source
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    """Their names; none where disparity is to be estimated."""
+    validation: Source | None = None
+    """Samples that the data set itself holds out."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a network is trained on, chosen by, and tested on; the names of the classes."""
+    """What a network is trained on, chosen by, and tested on; the names of the classes, if any."""
 
     train: Samples
     validation: Samples | None
@@ -102,6 +125,8 @@ def check_request(request: Request) -> None:
 def check_sources(name: str, sources: Sources, request: Request) -> None:
     """Raises SnnirError for samples of another shape or number of classes than the network's."""
     check_shape(name, sources.train.shape[-3:], request.shape)
+    if request.classes is None:
+        return
     classes = len(sources.classes)
     if classes != request.classes:
         raise SnnirError(
@@ -132,6 +157,11 @@ def split(name: str, sources: Sources, request: Request) -> Splits:
         SnnirError: nothing is left to train on.
     """
     count, held_out = len(sources.train.labels), request.validation
+    if sources.validation is not None and held_out:
+        own = len(sources.validation.labels)
+        raise SnnirError(
+            f"{name}: found validation {held_out}, expected 0: the data set holds out {own} samples"
+        )
     if held_out >= count:
         raise SnnirError(
             f"{name}: found {count} training samples, expected more than the {held_out} to hold out"
@@ -140,6 +170,8 @@ def split(name: str, sources: Sources, request: Request) -> Splits:
     train = shuffled[held_out:][: request.limit_train]
     tested = np.random.default_rng((SPLIT, request.seed)).permutation(len(sources.test.labels))
     validation = Samples(sources.train, np.sort(shuffled[:held_out])) if held_out else None
+    if sources.validation is not None:
+        validation = Samples(sources.validation, np.arange(len(sources.validation.labels)))
     return Splits(
         Samples(sources.train, np.sort(train), request.augmentation),
         validation,

@@ -118,9 +118,9 @@ def _steps(genotype: ast.Genotype, value: str) -> ast.Genotype:
 
 
 def _input(genotype: ast.Genotype, value: str) -> ast.Genotype:
-    if len(genotype.inputs) > 1:
+    if len({(i.kind, i.shape) for i in genotype.inputs}) > 1:
         names = ", ".join(i.name for i in genotype.inputs)
-        raise SnnirError(f"found inputs {names}, expected a network with one input")
+        raise SnnirError(f"found inputs {names} that differ, expected a network with equal inputs")
     match = next(filter(None, (form.fullmatch(value) for form in _INPUT)), None)
     if not match:
         raise SnnirError(f"found '{value}', expected CxHxW, frame[C, H, W] or events[C, H, W]")

@@ -224,11 +224,14 @@ def _cost_volume(node: ir.CostVolume, module: SpikingModule, left: Tensor, right
 def _soft_argmin(node: ir.SoftArgmin, module: SpikingModule, cost: Tensor) -> Tensor:
     """Training returns the cost [N, D, H, W] that the loss reads; evaluation the disparity."""
     cost = cost.squeeze(1)
-    if module.training:
-        return cost
+    return cost if module.training else sub_pixel(cost, node.support)
+
+
+def sub_pixel(cost: Tensor, support: int) -> Tensor:
+    """Disparity [N, H, W] from a cost [N, D, H, W] (`snnir.ir.nodes.SoftArgmin`)."""
     index = torch.arange(cost.shape[1], device=cost.device).view(1, -1, 1, 1)
     least, best = cost.min(1, keepdim=True)
-    near = ((index - best).abs() <= node.support).to(cost.dtype)
+    near = ((index - best).abs() <= support).to(cost.dtype)
     weight = torch.exp(least - cost) * near
     return (weight * (2 * index).to(cost.dtype)).sum(1) / weight.sum(1)
 

@@ -1,8 +1,15 @@
-"""Training and evaluation of classification networks on data sets by name."""
+"""Training and evaluation of networks on data sets by name."""
 
-from snnir.training.config import PRESETS, TrainingConfig, configured, preset, read_config
+from snnir.training.config import (
+    PRESETS,
+    TrainingConfig,
+    configured,
+    default_recipe,
+    preset,
+    read_config,
+)
 from snnir.training.evaluate import Evaluation
-from snnir.training.run import Trained, evaluate_network, train_network
+from snnir.training.run import Trained, evaluate_network, stream_network, train_network
 from snnir.training.trainer import Diverged, Progress
 
 __all__ = [
@@ -13,8 +20,10 @@ __all__ = [
     "Trained",
     "TrainingConfig",
     "configured",
+    "default_recipe",
     "evaluate_network",
     "preset",
     "read_config",
+    "stream_network",
     "train_network",
 ]

@@ -22,7 +22,23 @@ class Totals:
 
     loss: float = 0.0
     correct: int = 0
-    samples: int = 0
+    count: int = 0
+    """Of samples, or of pixels with a known disparity."""
+
+    def add(self, loss: float, correct: float, count: float) -> None:
+        """Another batch, its loss a mean over `count`."""
+        self.loss += loss * int(count)
+        self.correct += int(correct)
+        self.count += int(count)
+
+    @property
+    def mean_loss(self) -> float:
+        return self.loss / max(1, self.count)
+
+    @property
+    def accuracy(self) -> float:
+        """In 0..1."""
+        return self.correct / max(1, self.count)
 
 
 @dataclass

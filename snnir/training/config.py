@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snnir.data import Augmentation
 from snnir.errors import SnnirError, did_you_mean, explain
+from snnir.genotype import Genotype, ast
 
 Count = Annotated[int, Field(gt=0)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -22,17 +23,21 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Descent(BaseModel):
     """Stochastic gradient descent over `epochs` passes through the training set.
 
-    The loss is cross-entropy, each auxiliary head's added with the weight that the genotype gives
-    it.
+    The loss is the task's (`snnir.training.tasks`), each auxiliary head's added with the weight
+    that the genotype gives it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     epochs: Count
     batch_size: Count = 50
     """Samples of one step, of all processes together."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: Positive = 0.025
     """At the start; it falls to 0 as half a cosine, step by step."""
+    halved_at: tuple[Count, ...] = ()
+    """Epochs at which the learning rate is halved; it then does not fall as half a cosine."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd; adam's first beta, whose second is 0.999."""
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 3e-4
     gradient_clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0
     """Largest norm of all gradients together; 0: not clipped."""
@@ -44,12 +49,20 @@ class Descent(BaseModel):
     limit_train: Count | None = None
     limit_test: Count | None = None
     """At most so many samples, drawn at random."""
+    diversity: Positive = 1.0
+    """Of the Laplace distribution around a true disparity, in pixels (stereo)."""
     seed: NotNegative = 0
     """Of the initial weights, the order of the samples, what is held out, the augmentation."""
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after `progress` epochs."""
-        return self.learning_rate * _half_cosine(progress / self.epochs)
+        return self._decayed(progress, 0)
+
+    def _decayed(self, progress: float, start: float) -> float:
+        """The learning rate after `progress` epochs, where half a cosine begins at `start`."""
+        if self.halved_at:
+            return self.learning_rate * 0.5 ** sum(progress >= epoch for epoch in self.halved_at)
+        return self.learning_rate * _half_cosine((progress - start) / (self.epochs - start))
 
     def to_toml(self) -> str:
         """A TOML text that `read_config` reads back."""
@@ -68,7 +81,7 @@ class TrainingConfig(Descent):
         warmup = min(self.warmup_epochs, self.epochs / 2)
         if progress < warmup:
             return self.learning_rate * progress / warmup
-        return self.learning_rate * _half_cosine((progress - warmup) / (self.epochs - warmup))
+        return self._decayed(progress, warmup)
 
 
 def _half_cosine(fraction: float) -> float:
@@ -88,10 +101,24 @@ PRESETS: Final[dict[str, TrainingConfig]] = {
         warmup_epochs=1,
         augmentation=Augmentation(crop_padding=2, flip=True),
     ),
+    "stereo": TrainingConfig(
+        epochs=200,
+        batch_size=2,
+        optimizer="adam",
+        learning_rate=1e-3,
+        halved_at=(50, 100, 150),
+        weight_decay=0,
+    ),
 }
-"""`cifar`, `imagenet`: the paper's retraining (method §9; the data set `imagenet` crops and mirrors
-by itself). `small`: ours, for small networks on a machine without a GPU; it mirrors and shifts,
-which suits photographs and clothes, not digits."""
+"""`cifar`, `imagenet`, `stereo`: the paper's retraining (method §9 and §8; the data set `imagenet`
+crops and mirrors by itself). `small`: ours, for small networks on a machine without a GPU; it
+mirrors and shifts, which suits photographs and clothes, not digits."""
+
+
+def default_recipe(genotype: Genotype) -> TrainingConfig:
+    """The paper's for what a network does."""
+    classifies = isinstance(genotype.head.task, ast.Classify)
+    return TrainingConfig() if classifies else PRESETS["stereo"]
 
 
 def preset(name: str, presets: Mapping[str, D]) -> D:

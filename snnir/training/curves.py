@@ -47,6 +47,6 @@ def training_charts(history: Sequence[Record], *, warmup: int = 0) -> list[Chart
     rates = (series("all layers", [r.firing_rate for r in history], ".1%"),)
     return [
         Chart("accuracy", accuracies, "epoch", percent=True, warmup=warmup),
-        Chart("loss", losses, "epoch", warmup=warmup),
+        Chart("loss", [line for line in losses if line.points], "epoch", warmup=warmup),
         Chart("mean firing rate", rates, "epoch", low=0, percent=True, warmup=warmup),
     ]

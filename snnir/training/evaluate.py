@@ -1,10 +1,9 @@
-"""How well a network does on labelled samples: through torch, or an exported file through
-onnxruntime."""
+"""How well a network does on samples: through torch, or an exported file through onnxruntime."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from snnir.analysis.firing import SpikeCounts
+from snnir.data.loader import Batch
 from snnir.errors import SnnirError
 from snnir.export.counting import COUNTS, add_counters
 from snnir.export.parity import session
@@ -23,26 +23,35 @@ from snnir.ir.nodes import Neuron, Node
 from snnir.lower import SpikingModule, Value
 from snnir.lower.counting import SpikeCounter
 from snnir.lower.neurons import outputs_by_path
+from snnir.lower.operations import State
+from snnir.training.tasks import CLASSIFICATION, Task
 
-Batch = tuple[Tensor, Tensor]
-Predict = Callable[[Tensor], tuple[Tensor, dict[str, float]]]
-"""Samples to logits [N, classes] and, by neuron path, the share of values that are spikes."""
+Predict = Callable[..., tuple[Tensor, dict[str, float]]]
+"""A network's inputs to its output and, by neuron path, the share of values that are spikes."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Of a network on a set of samples."""
 
-    accuracy: float
-    """In 0..1."""
+    measures: dict[str, float]
+    """What the task measures, means over the samples, by name."""
     firing_rates: dict[str, float]
     """Mean spikes per value, by neuron path."""
     samples: int
-    loss: float
-    """Mean cross-entropy."""
     seconds: float
     counts: SpikeCounts | None = None
     """What was counted, where it was."""
+
+    @property
+    def accuracy(self) -> float:
+        """In 0..1: the share of samples, or of pixels, that is right; the first measure."""
+        return next(iter(self.measures.values()))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The measures beside the accuracy and the loss, by name."""
+        return {n: x for n, x in list(self.measures.items())[1:] if n != "loss"}
 
     @property
     def firing_rate(self) -> float:
@@ -54,6 +63,7 @@ class Evaluation:
 def evaluate(
     predict: Predict,
     batches: Iterable[Batch],
+    task: Task = CLASSIFICATION,
     *,
     total: Callable[..., list[float]] = lambda *values: list(values),
     after_batch: Callable[[], None] = lambda: None,
@@ -64,52 +74,68 @@ def evaluate(
     Raises:
         SnnirError: there is nothing to evaluate.
     """
-    correct = samples = 0
-    loss = 0.0
+    sums = torch.zeros(len(task.measures), dtype=torch.float64)
+    measured = samples = 0
     spikes: dict[str, float] = {}
     start = time.perf_counter()
-    for x, target in batches:
-        logits, rates = predict(x)
-        logits = logits.float().cpu()
-        loss += float(torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
-        correct += int((logits.argmax(1) == target).sum())
-        samples += len(target)
+    for *inputs, target in batches:
+        output, rates = predict(*inputs)
+        found = task.measured(output.float().cpu(), target)
+        sums += found.sum(1)
+        measured += found.shape[1]
+        size = inputs[0].shape[-4]
+        samples += size
         for path, rate in rates.items():
-            spikes[path] = spikes.get(path, 0.0) + rate * len(target)
+            spikes[path] = spikes.get(path, 0.0) + rate * size
         after_batch()
-    count, right, lost, *fired = total(samples, correct, loss, *spikes.values())
+    count, seen, *rest = total(measured, samples, *sums.tolist(), *spikes.values())
     if not count:
-        raise SnnirError("found no samples to evaluate, expected at least 1")
+        found_none = "samples" if not seen else "ground truth"
+        raise SnnirError(f"found no {found_none} to evaluate, expected some")
+    means, fired = rest[: len(sums)], rest[len(sums) :]
     return Evaluation(
-        accuracy=right / count,
-        firing_rates={path: fired[n] / count for n, path in enumerate(spikes)},
+        measures={name: x / count for name, x in zip(task.measures, means, strict=True)},
+        firing_rates={path: fired[n] / seen for n, path in enumerate(spikes)},
         samples=int(count),
-        loss=lost / count,
         seconds=time.perf_counter() - start,
     )
 
 
 def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool = False) -> Predict:
-    """The module's own logits, evaluating and without gradients."""
-    dtype = next(module.parameters()).dtype
+    """The module's own output from rest, evaluating and without gradients."""
 
-    def predict(x: Tensor) -> tuple[Tensor, dict[str, float]]:
-        rates: dict[str, float] = {}
-
-        def count(node: Node, value: Value) -> Value:
-            if isinstance(node, Neuron) and node.spiking:
-                for path, y in outputs_by_path(node, value.data).items():
-                    rates[path] = float(y.mean(dtype=torch.float32)) if y.numel() else 0.0
-            return value
-
-        training = module.training
-        module.eval()
-        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits, _ = module.run(x.to(device, dtype), observe=count)
-        module.train(training)
-        return logits, rates
+    def predict(*inputs: Tensor) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output, rates, _ = run_counted(module, inputs, device)
+        return output, rates
 
     return predict
+
+
+def run_counted(
+    module: SpikingModule,
+    inputs: Sequence[Tensor],
+    device: torch.device,
+    state: State | None = None,
+) -> tuple[Tensor, dict[str, float], State]:
+    """The module's output from `state` (None: at rest), evaluating and without gradients; by neuron
+    path, the share of values that are spikes; and the state after it."""
+    dtype = next(module.parameters()).dtype
+    rates: dict[str, float] = {}
+
+    def count(node: Node, value: Value) -> Value:
+        if isinstance(node, Neuron) and node.spiking:
+            for path, y in outputs_by_path(node, value.data).items():
+                rates[path] = float(y.mean(dtype=torch.float32)) if y.numel() else 0.0
+        return value
+
+    training = module.training
+    module.eval()
+    with torch.no_grad():
+        given = (x.to(device, dtype) for x in inputs)
+        output, state = module.run(*given, state=state, observe=count)
+    module.train(training)
+    return output, rates, state
 
 
 @dataclass(frozen=True)
@@ -118,12 +144,12 @@ class Deployed:
 
     graph: Graph
     counts: SpikeCounts
-    run: Callable[[Tensor], Tensor]
-    """Samples to logits."""
+    run: Callable[..., Tensor]
+    """A network's inputs to its output."""
 
-    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
+    def evaluate(self, batches: Iterable[Batch], task: Task = CLASSIFICATION) -> Evaluation:
         """Run all batches; rates and counts are of these and all before."""
-        found = evaluate(lambda x: (self.run(x), {}), batches)
+        found = evaluate(lambda *inputs: (self.run(*inputs), {}), batches, task)
         neurons = [n.path for n in self.graph.neurons if n.spiking]
         rates = {path: self.counts.rate(path) for path in neurons}
         return replace(found, firing_rates=rates, counts=self.counts)
@@ -133,9 +159,9 @@ def deployed_module(module: SpikingModule, device: torch.device) -> Deployed:
     """A module of a deployed network, evaluating, through torch."""
     counter = SpikeCounter(module.graph)
 
-    def run(x: Tensor) -> Tensor:
+    def run(*inputs: Tensor) -> Tensor:
         with torch.no_grad():
-            return module.run(x.to(device), observe=counter)[0]
+            return module.run(*(x.to(device) for x in inputs), observe=counter)[0]
 
     return Deployed(module.graph, counter.counts, run)
 
@@ -146,12 +172,13 @@ def deployed_model(model: onnx.ModelProto, graph: Graph) -> Deployed:
     model = onnx.ModelProto.FromString(model.SerializeToString())
     counted, counts = add_counters(model, graph), SpikeCounts()
     running = session(model)
-    x_name, logits = graph.network_inputs[0].path, graph.outputs[0].path
-    wanted = [logits, *(f"{path}{COUNTS}" for path in counted)]
+    names = [node.path for node in graph.network_inputs]
+    wanted = [graph.outputs[0].path, *(f"{path}{COUNTS}" for path in counted)]
 
-    def run(x: Tensor) -> Tensor:
-        found = [np.asarray(value) for value in running.run(wanted, {x_name: x.numpy()})]
-        counts.samples += x.shape[-4]
+    def run(*inputs: Tensor) -> Tensor:
+        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+        found = [np.asarray(value) for value in running.run(wanted, feed)]
+        counts.samples += inputs[0].shape[-4]
         counts.add(dict(zip(counted, found[1:], strict=True)))
         return torch.from_numpy(found[0])
 

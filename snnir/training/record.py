@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Record(BaseModel):
-    """One epoch. Losses are mean cross-entropy, in training with the auxiliary heads' added."""
+    """One epoch. Losses are means, in training with the auxiliary heads' added."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     epoch: int
@@ -24,9 +24,12 @@ class Record(BaseModel):
     train_loss: float
     train_accuracy: float
     """In 0..1, on the augmented samples while the weights still moved."""
-    loss: float
+    loss: float | None = None
+    """On the held-out samples or else the test set; None where only training has a loss."""
     accuracy: float
-    """In 0..1, on the held-out samples or else the test set."""
+    """In 0..1, on the same samples: the share of them, or of their pixels, that is right."""
+    errors: dict[str, float] = {}
+    """What else was measured on them, by name."""
     firing_rate: float
     """Mean over the layers of the spikes per value."""
     firing_rates: dict[str, float]
@@ -44,11 +47,17 @@ class Record(BaseModel):
 
     def line(self) -> str:
         """One line for a terminal."""
+        errors = "".join(f"  {name} {value:.3f}" for name, value in self.errors.items())
         return (
             f"epoch {self.epoch:3}  loss {self.train_loss:.4f}  train {self.train_accuracy:6.2%}  "
             f"accuracy {self.accuracy:6.2%}  firing {self.firing_rate:.3f}  "
-            f"{self.samples_per_second:,.0f}/s"
+            f"{speed(self.samples_per_second)}/s{errors}"
         )
+
+
+def speed(number: float) -> str:
+    """`1,234`, or `0.27`: with digits after the point where there are few before it."""
+    return f"{number:,.{0 if number >= 10 else 2}f}"
 
 
 def write_log(path: Path, history: Sequence[Record]) -> None:
@@ -76,8 +85,9 @@ def write_tensorboard(folder: Path, history: Sequence[Record]) -> None:
 def _scalars(record: Record) -> dict[str, float]:
     names = ("train_loss", "train_accuracy", "loss", "accuracy", "learning_rate")
     scalars = {name: getattr(record, name) for name in (*names, "samples_per_second")}
+    found = {name: value for name, value in scalars.items() if value is not None} | record.errors
     rates = {f"firing_rate/{path}": rate for path, rate in record.firing_rates.items()}
-    return scalars | {"firing_rate/mean": record.firing_rate} | rates | record.scalars
+    return found | {"firing_rate/mean": record.firing_rate} | rates | record.scalars
 
 
 def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
@@ -93,7 +103,8 @@ def write_curve(path: Path, history: Sequence[Record], *, title: str) -> None:
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     accuracy.legend(frameon=False)
     loss.plot(epochs, [r.train_loss for r in history], label="training")
-    loss.plot(epochs, [r.loss for r in history], label="evaluation")
+    if all(r.loss is not None for r in history):
+        loss.plot(epochs, [r.loss for r in history], label="evaluation")
     firing.plot(epochs, [r.firing_rate for r in history], color="tab:green")
     firing.set_ylim(0, 1.1 * max(r.firing_rate for r in history) or 1)
     for axes, name in ((accuracy, "accuracy"), (loss, "loss"), (firing, "mean firing rate")):

@@ -21,6 +21,8 @@ from snnir.training.config import Descent, TrainingConfig, configured
 from snnir.training.evaluate import Evaluation, deployed_model, deployed_module, read_model
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
+from snnir.training.stream import Streamed, stream
+from snnir.training.tasks import Disparity, Task, task_of
 from snnir.training.trainer import Progress, Trainer
 from snnir.weights import Weights, read_weights
 
@@ -117,16 +119,19 @@ def open_splits(network: Graph, data: str, config: Descent, *, download: bool = 
     """The data set as the network takes it. Raises SnnirError where it does not fit."""
     inputs = network.network_inputs
     output = infer_types(network)[network.outputs[0].path].shape or ()
-    if len(inputs) != 1 or len(output) != 1:
+    classifies = len(output) == 1
+    kinds = [node.kind for node in inputs]
+    if kinds not in ([["frame"], ["events"]] if classifies else [["events", "events"]]):
         raise SnnirError(
-            f"network '{network.name}': found {len(inputs)} inputs and an output of shape "
-            f"{output}, expected one input and `head classify(…)`: only classification trains yet"
+            f"network '{network.name}': found inputs of kind {', '.join(kinds)} and an output of "
+            f"shape {output}, expected one input and `head classify(…)`, or the events of a left "
+            "and a right camera and `head disparity(…)`"
         )
     request = Request(
-        kind=inputs[0].kind,
+        kind=kinds[0] if classifies else "stereo",
         shape=inputs[0].shape,  # type: ignore[arg-type]
         steps=network.steps,
-        classes=output[0],
+        classes=output[0] if classifies else None,
         augmentation=config.augmentation,
         validation=config.validation,
         limit_train=config.limit_train,
@@ -143,15 +148,16 @@ def evaluate_network(
     *,
     weights: str | Path | None = None,
     model: str | Path | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     limit_test: int | None = None,
     seed: int = 0,
     device: str = "auto",
     workers: int = 0,
     download: bool = False,
 ) -> Evaluation:
-    """The accuracy of a network on a data set's test samples, batch norm folded: in torch with
-    `weights`, or as the exported `model` in onnxruntime.
+    """How well a network does on a data set's test samples, batch norm folded: in torch with
+    `weights`, or as the exported `model` in onnxruntime. `batch_size` is 100 unless given, of
+    stereo sequences 1.
 
     Raises:
         SnnirError: data, weights or model that do not fit the genotype.
@@ -168,7 +174,41 @@ def evaluate_network(
         raise SnnirError("found neither weights nor a model, expected one to evaluate")
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     splits = open_splits(network, data, config, download=download)
-    return deployed.evaluate(batches(splits.test, batch_size, seed=seed, workers=workers))
+    task = task_of(network, diversity=config.diversity)
+    size = batch_size or evaluation_batch(task)
+    return deployed.evaluate(batches(splits.test, size, seed=seed, workers=workers), task)
+
+
+def evaluation_batch(task: Task) -> int:
+    """How many samples are evaluated at once where nobody says it."""
+    return 1 if isinstance(task, Disparity) else 100
+
+
+def stream_network(
+    genotype: Genotype,
+    data: str,
+    *,
+    weights: str | Path | None,
+    limit_test: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Streamed:
+    """How well and how fast a stereo network does when a data set's test recordings are fed to it
+    without end, batch norm folded.
+
+    Raises:
+        SnnirError: data or weights that do not fit the genotype.
+    """
+    network = _buildable(genotype)
+    if weights is None:
+        raise SnnirError("found no weights, expected those of the network to stream through")
+    config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
+    deployed = deploy(network, weights)
+    splits = open_splits(network, data, config)
+    task = task_of(network, diversity=config.diversity)
+    with joined_processes(device) as processes:
+        module = deployed.to(processes.device)
+        return stream(module, splits.test, task, processes.device)
 
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
@@ -243,6 +283,7 @@ def finished(trainer: Trainer, network: Graph, splits: Splits, processes: Proces
         module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
         deployed = deployed_module(module, processes.device)
         size, workers = trainer.config.batch_size, trainer.workers
-        test = deployed.evaluate(batches(splits.test, size, seed=0, workers=workers))
+        tested = batches(splits.test, size, seed=0, workers=workers)
+        test = deployed.evaluate(tested, trainer.task)
     chosen_on = "test" if splits.validation is None else "validation"
     return Trained(trainer.folder, trainer.history, chosen_on, test, processes.first)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snnir.data import Batches, Samples, Splits, batches
+from snnir.data.loader import Batch
 from snnir.errors import CheckFailed, SnnirError
 from snnir.files import write_whole
 from snnir.lower import SpikingModule
@@ -23,6 +23,7 @@ from snnir.training.evaluate import Evaluation, evaluate, torch_predictor
 from snnir.training.interruption import Interruption
 from snnir.training.processes import Processes
 from snnir.training.record import Record
+from snnir.training.tasks import task_of
 from snnir.training.watch import Watch
 from snnir.weights import Weights, weights_bytes
 
@@ -63,7 +64,7 @@ class Companion(Protocol):
     def begin_epoch(self, trainer: Trainer) -> None:
         """An epoch begins, or goes on at `trainer.step`."""
 
-    def after_step(self, trainer: Trainer, x: Tensor, target: Tensor) -> None:
+    def after_step(self, trainer: Trainer, *batch: Tensor) -> None:
         """The weights have made a step on this batch; the trainer counts it when this returns."""
 
     def end_epoch(self) -> dict[str, float]:
@@ -106,13 +107,8 @@ class Trainer:
         others = {id(p) for p in companion.parameters} if companion else set()
         self.weights = [p for p in module.parameters() if id(p) not in others]
         self.parallel = processes.parallel(module)
-        self.optimizer = torch.optim.SGD(
-            self.weights,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = optimizer(self.weights, config)
+        self.task = task_of(module.graph, diversity=config.diversity)
         self.auxiliary_weights = [o.weight for o in module.graph.outputs if o.role == "auxiliary"]
         self.dtype = next(module.parameters()).dtype
         self.watch = Watch(module)
@@ -156,10 +152,10 @@ class Trainer:
         self.module.train()
         if self.companion:
             self.companion.begin_epoch(self)
-        for x, target in epoch:
-            self._step(x, target, probe=Watch.due(self.step, steps))
+        for batch in epoch:
+            self._step(batch, probe=Watch.due(self.step, steps))
             if self.companion:
-                self.companion.after_step(self, x, target)
+                self.companion.after_step(self, *batch)
             self.step += 1
             seen += self.config.batch_size
             self.speed = seen / (time.perf_counter() - begun)
@@ -169,45 +165,48 @@ class Trainer:
                 self.save()
                 saved = time.perf_counter()
 
-    def _step(self, x: Tensor, target: Tensor, *, probe: bool) -> None:
+    def _step(self, batch: Batch, *, probe: bool) -> None:
         config = self.config
         rate = config.learning_rate_at(self.epoch + self.step / self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.module.observer = self.watch.observe if probe else None
-        loss, correct = self.loss(x, target)
+        loss, correct = self.loss(*batch)
         self.module.observer = None
         self.optimizer.zero_grad()
         (loss * self.processes.count).backward()  # DDP averages what is to be a sum
         norm = nn.utils.clip_grad_norm_(self.weights, config.gradient_clip or math.inf)
         if probe:
             self.watch.after_backward()
-        total, right, samples = self.processes.total(float(loss.detach()), correct, len(target))
-        self.refuse_infinite({"a loss": total, "gradients of norm": float(norm)})
+        sums = self.totalled(loss, correct, batch)
+        self.refuse_infinite({"a loss": sums[0], "gradients of norm": float(norm)})
         self.optimizer.step()
-        self.totals.loss += total * int(samples)
-        self.totals.correct += int(right)
-        self.totals.samples += int(samples)
+        self.totals.add(*sums)
 
-    def loss(
-        self, x: Tensor, target: Tensor, parallel: nn.Module | None = None
-    ) -> tuple[Tensor, int]:
-        """This process's part of the mean loss over the batch, and how many it has right.
+    def loss(self, *batch: Tensor, parallel: nn.Module | None = None) -> tuple[Tensor, int]:
+        """This process's part of the mean loss over the batch (0 where nothing is known of it), and
+        how many it has right.
 
         `parallel`: what runs the module in all processes, the weights' unless given.
         """
         device = self.processes.device
-        x, target = x.to(device, self.dtype), target.to(device)
-        samples = int(self.processes.total(len(target))[0])
+        *inputs, target = batch
+        target = target.to(device)
+        count = int(self.processes.total(self.task.counted(target))[0])
         bf16 = self.config.precision == "bf16"
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16):
-            found = (parallel or self.parallel)(x)
-        logits, auxiliary = found if isinstance(found, tuple) else (found, [])
-        loss = _cross_entropy(logits, target)
+            found = (parallel or self.parallel)(*(x.to(device, self.dtype) for x in inputs))
+        output, auxiliary = found if isinstance(found, tuple) else (found, [])
+        loss = self.task.loss(output, target)
         for weight, extra in zip(self.auxiliary_weights, auxiliary, strict=True):
-            loss = loss + weight * _cross_entropy(extra, target)
-        correct = int((logits.detach().argmax(1) == target).sum())
-        return loss / samples, correct
+            loss = loss + weight * self.task.loss(extra, target)
+        return loss / max(1, count), self.task.right(output, target)
+
+    def totalled(self, loss: Tensor, correct: int, batch: Batch) -> tuple[float, float, float]:
+        """What `loss` gave, over all processes, and how many samples or pixels it is of."""
+        count = self.task.counted(batch[-1])
+        total, right, counted = self.processes.total(float(loss.detach()), correct, count)
+        return total, right, counted
 
     def refuse_infinite(self, numbers: dict[str, float]) -> None:
         """Raises Diverged where a number is not finite."""
@@ -223,14 +222,18 @@ class Trainer:
         """Evaluate and record."""
         samples = self.splits.validation or self.splits.test
         found = self._evaluate(samples)
-        self.refuse_infinite({"an evaluation with a loss of": found.loss})
+        measures = found.measures
+        self.refuse_infinite({f"an evaluation with a {name} of": x for name, x in measures.items()})
         totals = self.totals
+        if not totals.count:
+            raise SnnirError("found no ground truth in the training samples, expected some")
         record = Record(
             epoch=self.epoch + 1,
-            train_loss=totals.loss / totals.samples,
-            train_accuracy=totals.correct / totals.samples,
+            train_loss=totals.mean_loss,
+            train_accuracy=totals.accuracy,
             accuracy=found.accuracy,
-            loss=found.loss,
+            loss=measures.get("loss"),
+            errors=found.errors,
             firing_rate=found.firing_rate,
             firing_rates=found.firing_rates,
             learning_rate=self.config.learning_rate_at(self.epoch + 1),
@@ -257,6 +260,7 @@ class Trainer:
         return evaluate(
             torch_predictor(self.module, self.processes.device, bf16=bf16),
             self._batches(samples, train=False),
+            self.task,
             total=self.processes.total,
             after_batch=self.stop_if_interrupted,
         )
@@ -289,8 +293,8 @@ class Trainer:
             epoch=self.epoch + 1,
             step=self.step,
             steps=steps,
-            loss=totals.loss / totals.samples,
-            accuracy=totals.correct / totals.samples,
+            loss=totals.mean_loss,
+            accuracy=totals.accuracy,
             firing_rate=sum(rates) / max(1, len(rates)),
             samples_per_second=self.speed,
             seconds_left=left * self.config.batch_size / self.speed,
@@ -358,6 +362,10 @@ class Trainer:
             raise KeyboardInterrupt
 
 
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide, target, reduction="sum")
+def optimizer(weights: list[nn.Parameter], config: Descent) -> torch.optim.Optimizer:
+    """What makes the steps, at the config's first learning rate."""
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "adam":
+        betas = (config.momentum, 0.999)
+        return torch.optim.Adam(weights, rate, betas, weight_decay=decay, fused=True)
+    return torch.optim.SGD(weights, rate, config.momentum, weight_decay=decay, fused=True)
