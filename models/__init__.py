@@ -42,7 +42,7 @@ def resolve(path_or_name: str | Path) -> Source:
     """The genotype text that a user means: a file, a run's folder, or a name of the box. Raises
     SnnirError."""
     given = str(path_or_name)
-    if run := _run_folder(given):
+    if run := run_folder(given):
         return read_source(run / "genotype.snn")
     if Path(given).is_file() or Path(given).suffix or "/" in given:
         return read_source(given)
@@ -53,7 +53,7 @@ def trained_weights(path_or_name: str | Path) -> Path | None:
     """The best weights of a run's folder, or the safetensors file that the box has for one of its
     models."""
     given = str(path_or_name)
-    if run := _run_folder(given):
+    if run := run_folder(given):
         path = run / "best.safetensors"
     elif given in names() and not Path(given).is_file():
         path = Path(str(files(__name__).joinpath(f"{given}.safetensors")))
@@ -62,8 +62,9 @@ def trained_weights(path_or_name: str | Path) -> Path | None:
     return path if path.exists() else None
 
 
-def _run_folder(given: str) -> Path | None:
+def run_folder(path_or_name: str | Path) -> Path | None:
     """The folder of a run, if that is meant: a name of the box wins over one of the same name."""
+    given = str(path_or_name)
     if given in names() or not Path(given, "genotype.snn").is_file():
         return None
     return Path(given)

@@ -22,13 +22,14 @@ from snnir.files import writable_folder, write_whole
 from snnir.genotype import Genotype, parse
 from snnir.ir import build
 from snnir.lower import SpikingModule
+from snnir.models import run_folder
 from snnir.passes import FOLDING, run_passes
 from snnir.source import read_source
 from snnir.training.config import TrainingConfig, configured
 from snnir.training.curves import training_charts
 from snnir.training.evaluate import deployed_model, deployed_module
 from snnir.training.processes import usable_device
-from snnir.training.record import Record
+from snnir.training.record import Record, read_log
 from snnir.training.run import Trained, evaluation_batch, open_splits
 from snnir.training.tasks import task_of
 
@@ -121,6 +122,12 @@ def some_samples(genotype: Genotype, data: str, *, seed: int = 0) -> list[np.nda
     wanted = PROVED_SAMPLES if len(network.network_inputs) == 1 else 8  # two views are large
     *inputs, _ = train.batch(range(min(wanted, len(train))))
     return [x.numpy() for x in inputs]
+
+
+def run_history(path_or_name: str | Path) -> list[Record]:
+    """The epochs of a run's folder; none of anything else. Raises SnnirError."""
+    run = run_folder(path_or_name)
+    return read_log(run / "log.jsonl") if run and (run / "log.jsonl").exists() else []
 
 
 def report_run(

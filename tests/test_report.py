@@ -393,6 +393,27 @@ def test_a_report_on_data_through_both_runtimes(tmp_path, run):
     assert ours["firing_rate"] > 0.02
 
 
+def test_a_runs_folder_is_reported_where_it_lies(tmp_path, run):
+    (tmp_path / "wee.snn").write_text(WEE)
+    code, _, _ = run(
+        "train", "wee.snn", "--data", "digits", "--epochs", "2", "--limit-train", "200",
+        "--limit-test", "50", "--batch-size", "50", "-o", "run",
+    )  # fmt: skip
+    assert code == 0
+    first = (tmp_path / "run" / "report.html").read_text()
+    assert "<h2>Training</h2>" in first
+    code, out, _ = run("report", "run", "--data", "digits", "--limit-test", "50", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["weights"]["source"] == "best.safetensors"
+    assert report["measures"]["accuracy"] == report["accuracy"] > 0
+    assert "<h2>Training</h2>" in (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "run" / "log.jsonl").write_text("no json")
+    code, _, err = run("report", "run", "--data", "digits")
+    assert code == 2
+    assert "log.jsonl: found no readable log" in err
+
+
 # --- the page -----------------------------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -67,7 +67,7 @@ def report(
             "-o",
             "--out",
             metavar="DIR",
-            help="Default: ./NAME of the network; of several, ./report.",
+            help="Default: the run's folder, or ./NAME of the network; of several, ./report.",
         ),
     ] = None,
     csv: Annotated[
@@ -100,7 +100,8 @@ def report(
             f"--weights: found {len(weights)}, expected one for each of {len(genotypes)} networks"
         )
     networks = [parsed_genotype(genotype, settings) for genotype in genotypes]
-    from snnir.reports import report_network, write_comparison, write_csv
+    from snnir.models import run_folder
+    from snnir.reports import report_network, run_history, write_comparison, write_csv
 
     found = [
         report_network(
@@ -108,14 +109,15 @@ def report(
             weights=weights[number] if weights else known_weights(genotypes[number], settings),
             data=data, models=models, runtime=runtime, batch_size=batch_size,
             limit_test=limit_test, seed=seed, device=device, workers=workers, download=download,
-            say=say,
+            history=run_history(genotypes[number]), say=say,
         )
         for number, network in enumerate(networks)
     ]  # fmt: skip
     command = shlex.join(["snnir", *sys.argv[1:]])
     result: dict[str, Any]
     if len(found) == 1:
-        folder = found[0].write(out or Path(networks[0].name), command=command)
+        default = run_folder(genotypes[0]) or Path(networks[0].name)
+        folder = found[0].write(out or default, command=command)
         result = found[0].report
     else:
         folder = out or Path("report")

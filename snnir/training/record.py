@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from snnir.errors import SnnirError
 from snnir.files import writable_folder, write_whole
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ def speed(number: float) -> str:
 def write_log(path: Path, history: Sequence[Record]) -> None:
     """All epochs, a line of JSON each. Raises SnnirError."""
     write_whole(path, "".join(record.model_dump_json() + "\n" for record in history))
+
+
+def read_log(path: Path) -> list[Record]:
+    """The epochs that `write_log` wrote. Raises SnnirError."""
+    try:
+        return [Record.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise SnnirError(f"{path}: found no readable log of a run: {error}") from None
 
 
 def write_tensorboard(folder: Path, history: Sequence[Record]) -> None:
