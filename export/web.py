@@ -18,16 +18,18 @@ from snnir.genotype import Genotype
 from snnir.genotype.ast import Classify
 
 if TYPE_CHECKING:
-    from snnir.compiler import Compiled
+    from snnir.compiler import Compiled, Target
 
 NPM_INSTALL = "npm install --prefix . onnxruntime-web@1.30.0"
 """What puts the release that the page is tested with beside it."""
 MAX_EXAMPLES = 10
 
 
-def refuse_pageless(genotype: Genotype, form: Form) -> None:
-    """Raise SnnirError unless a page can show the network: one image in, classes out, all at
-    once."""
+def refuse_pageless(genotype: Genotype, target: Target, form: Form) -> None:
+    """Raise SnnirError unless a page can show the network: one image in, classes out, as ONNX, all
+    at once."""
+    if target != "onnx":
+        raise SnnirError(f"found target '{target}', expected 'onnx' for a web page")
     kinds = [f"{i.kind}[{', '.join(map(str, i.shape))}]" for i in genotype.inputs]
     first = genotype.inputs[0]
     if len(kinds) != 1 or first.kind != "frame" or first.shape[0] not in (1, 3):
@@ -59,7 +61,7 @@ def write_web_page(
             written to.
     """
     genotype, report = compiled.genotype, compiled.report
-    refuse_pageless(genotype, report["parity"]["form"])
+    refuse_pageless(genotype, report["target"], report["parity"]["form"])
     if not compiled.passed:
         raise SnnirError(f"network '{genotype.name}': found no proof, expected one for a web page")
     (image,) = genotype.inputs

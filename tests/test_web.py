@@ -155,7 +155,8 @@ def test_compile_writes_a_page(run, tmp_path):
         (number,) = np.flatnonzero((images == x).all((1, 2, 3)))
         assert labels[number] == label
     assert len(shown["examples"]) == 10
-    assert "Not a trained network" not in (tmp_path / "page" / "index.html").read_text()
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Not a trained network" not in page
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,7 @@ def test_compile_writes_a_page(run, tmp_path):
         (["grid.snn", "--set", "input=events[1, 8, 8]"], "found input events[1, 8, 8], expected"),
         (["grid.snn", "--set", "input=2x8x8"], "found input frame[2, 8, 8], expected one frame[1"),
         (["grid.snn", "--form", "step"], "found step form, expected sequence form"),
+        (["grid.snn", "--target", "nir"], "found target 'nir', expected 'onnx' for a web page"),
     ],
 )
 def test_what_a_page_cannot_show_is_refused_before_anything_is_written(
@@ -182,7 +184,7 @@ def test_a_page_needs_classes():
     text = re.sub("input left.*\ninput right.*", "input scene: frame[1, 18, 24]", text)
     text = text.replace("feature(left), feature(right)", "feature(scene), feature(scene)")
     with pytest.raises(SnnirError, match="found no classes, expected them for a page"):
-        refuse_pageless(snnir.parse(text), "sequence")
+        refuse_pageless(snnir.parse(text), "onnx", "sequence")
 
 
 def test_no_page_without_a_proof(tmp_path):
@@ -387,9 +389,13 @@ def test_a_page_without_onnxruntime_web_says_how_to_get_it(tmp_path, profile):
     script = """
     await snnir.ready.catch(() => {});
     await snnir.classify(new Float32Array(64)).then(() => { throw "it classified" }, () => {});
-    return document.getElementById("notice").textContent;
+    const shown = (id) => document.getElementById(id);
+    return [shown("notice").hidden, shown("notice").textContent, shown("answer").textContent];
     """
-    assert f"run `{NPM_INSTALL}`" in in_browser(tmp_path / "page", script, profile)
+    hidden, notice, answer = in_browser(tmp_path / "page", script, profile)
+    assert not hidden
+    assert f"run `{NPM_INSTALL}`" in notice
+    assert not answer, "nothing is loading any more"
 
 
 def softmax(logits):

@@ -164,7 +164,7 @@ def compile_(
     from snnir.export.web import refuse_pageless
 
     if web is not None:
-        refuse_pageless(parsed, form)
+        refuse_pageless(parsed, target, form)
     if inputs is not None and data is not None:
         raise SnnirError("found --inputs and --data, expected one of them")
     arrays = None
