@@ -1,7 +1,8 @@
 """The runtime: whole sequences, streams, other batches, threads; without torch.
 
 The models here compute exactly: weights, inputs and leaks lie on a grid so coarse that no fp32 sum
-rounds (float64 agrees bit for bit). So equality may be asked for in whatever order a kernel sums.
+rounds (float64 agrees bit for bit), or were put on one by exact mode. So equality may be asked for
+in whatever order a kernel sums.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from helpers import GridModels, genotype
+import torch
+from helpers import GridModels, assert_all_fire, genotype, record
 from onnx import TensorProto, helper
 
 import snnir
 from snnir.errors import SnnirError
+from snnir.lower import SpikingModule
+from snnir.models import fashion_mnist_sample
 
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"
 
@@ -81,6 +85,30 @@ def test_both_forms_give_torchs_logits(network, request):
         assert logits.dtype == np.float32
         assert np.array_equal(logits, models.expected)
     assert len(np.unique(models.expected, axis=0)) == 5, "the samples differ"
+
+
+def test_both_forms_of_an_exact_model_give_torchs_bits(tmp_path):
+    """The trained network in exact mode: logits of a sequence, and of each of its steps."""
+    frames = fashion_mnist_sample()[0][:24]
+    for form in ("sequence", "step"):
+        compiled = snnir.compile(
+            "fashion_small", tmp_path / form, precision="exact", form=form, inputs=[frames]
+        )
+    sequence, step = (snnir.Runtime(tmp_path / f / "network.onnx") for f in ("sequence", "step"))
+    module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
+    expected, spikes = record(module, torch.from_numpy(frames))
+    assert spikes.keys() == {neuron.path for neuron in compiled.graph.neurons}
+    assert_all_fire(spikes)
+    by_step, state = [], None
+    for _ in range(step.steps):
+        with torch.no_grad():
+            logits, state = module.step(torch.from_numpy(frames), state=state)
+        by_step.append(step.step(frames))
+        assert np.array_equal(by_step[-1], logits)
+    assert len(np.unique(by_step, axis=0)) == step.steps == 4, "the steps say different things"
+    for logits in (sequence.run(frames), step.run(frames), np.mean(by_step, 0)):
+        assert np.array_equal(logits, expected)
+    assert len(np.unique(expected, axis=0)) == len(frames), "the samples differ"
 
 
 def test_both_forms_give_torchs_disparity(stereo):

@@ -27,6 +27,7 @@ import snnir
 from snnir import models
 from snnir.data.images import FASHION_MNIST_CLASSES
 from snnir.errors import SnnirError
+from snnir.export.exactness import run_numpy
 from snnir.export.parity import SAFETY, UNIT_ROUNDOFF
 from snnir.export.web import NPM_INSTALL, refuse_pageless, write_web_page
 from snnir.weights import read_weights
@@ -157,6 +158,7 @@ def test_compile_writes_a_page(run, tmp_path):
     assert len(shown["examples"]) == 10
     page = (tmp_path / "page" / "index.html").read_text()
     assert "Not a trained network" not in page
+    assert "exact mode" not in page
 
 
 @pytest.mark.parametrize(
@@ -252,10 +254,29 @@ def logits_in_page(folder, images, profile):
 
 
 @in_chromium
-def test_exact_models_give_the_same_bits_in_a_browser(grid, profile):
+def test_models_that_never_round_give_the_same_bits_in_a_browser(grid, profile):
     folder, exact = grid
     assert len(np.unique(exact.expected, axis=0)) == 5
     assert np.array_equal(logits_in_page(folder, *exact.inputs, profile), exact.expected)
+
+
+@in_chromium
+def test_exact_mode_gives_the_same_bits_in_a_browser(tmp_path, profile):
+    """As in onnxruntime and NumPy; of 8-bit images, and of values between, beyond and halfway. The
+    last two pictures are those of the box whose fp32 logits differ (docs/deploy.md)."""
+    pictures = models.fashion_mnist_sample()[0][[*range(22), 443, 503]]
+    images = np.concatenate([pictures, np.float32(1.3) * pictures - np.float32(0.1)])
+    compiled = snnir.compile("fashion_small", precision="exact", inputs=[images])
+    folder = with_runtime(write_web_page(tmp_path / "page", compiled))
+    assert ", exact mode." in (folder / "index.html").read_text()
+    expected = run_numpy(compiled.graph, compiled.folded_weights, [images])
+    logits = expected.pop("logits")
+    assert len(np.unique(logits, axis=0)) == len(images)
+    assert expected.keys() == {neuron.path for neuron in compiled.graph.neurons}
+    for path, spikes in expected.items():
+        assert 0.005 < spikes.mean() < 0.995, path
+    assert np.array_equal(snnir.Runtime(folder / "network.onnx").run(images), logits)
+    assert np.array_equal(logits_in_page(folder, images, profile), logits)
 
 
 @in_chromium
