@@ -24,20 +24,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from snnir import models
-from snnir.analysis.counts import layers, parameter_count
-from snnir.analysis.energy import COST_MODELS, count_operations, energy_mj
-from snnir.analysis.firing import measure_firing
+from snnir.analysis.counts import parameter_count
+from snnir.analysis.energy import cost_model
+from snnir.analysis.energy import energy as price
+from snnir.analysis.operations import count_operations
 from snnir.data import Request, Splits, open_data
 from snnir.genotype import parse
 from snnir.ir import build
-from snnir.lower.initialise import initial_weights
+from snnir.lower.counting import count_spikes
 from snnir.passes import FOLDING, run_passes
 from snnir.training import TrainingConfig
 from snnir.training.record import write_figure
 from snnir.training.run import deploy
 from snnir.training.stream import stream
 from snnir.training.tasks import Disparity, disparity_errors
-from snnir.weights import read_weights
 
 NETWORK: Final = "spikedhs_stereo"
 DATA: Final = "synthetic-stereo,stacks=3"
@@ -105,15 +105,14 @@ def mean_errors(maps: Tensor, truths: Tensor) -> dict[str, float]:
 def energy(weights: Path, views: list[np.ndarray]) -> dict[str, float]:
     """Parameters, mean firing rate, operations and energy of one estimate of a whole view."""
     graph = build(parse(models.source(NETWORK)))
-    given = initial_weights(graph, 0) | read_weights(weights, graph)
-    folded = run_passes(FOLDING, graph, given)
-    firing = measure_firing(folded.graph, folded.weights, views)
-    operations = count_operations(layers(folded.graph), firing.read, 1)
-    rates = list(firing.neurons.values())
+    module = deploy(graph, weights)
+    counts = count_spikes(module.graph, module.weights(), views)
+    rates = [counts.rate(neuron.path) for neuron in module.graph.neurons]
+    found = count_operations(run_passes(FOLDING, graph).graph, counts)
     return {
         "parameters": parameter_count(graph),
         "mean_firing_rate": sum(rates) / len(rates),
-        "energy_mj": energy_mj(operations, COST_MODELS[0]),
+        "energy_mj": price(found, cost_model("45nm")).total_mj / counts.steps,
     }
 
 

@@ -41,15 +41,8 @@ from snnir.search.tune_config import TuneConfig
 from snnir.training.processes import Processes
 
 CLASSES = 10
-SIDES = (
-    "plain",
-    "tps weights",
-    "tps logits",
-    "hns weights",
-    "hns logits",
-    "dgs batch",
-    "dgs linear",
-)
+PASSES = ("plain", "tps weights", "tps logits", "hns weights", "hns logits")
+SIDES = (*PASSES, "dgs batch", "dgs linear")
 CASE: Case = (16, 8)
 PASS, DGS = 1.6, 1.3
 """Goals: a pass of TPS or HNS over a plain one; training with DGS over plain training."""

@@ -245,8 +245,9 @@ def _samples(
     chosen = []
     for node, x in zip(graph.network_inputs, inputs, strict=True):
         dims = 4 if node.kind == "frame" else 5
-        if x.ndim != dims or x.shape[-3:] != node.shape or x.shape[-4] == 0:
-            form = "[N, C, H, W]" if dims == 4 else "[T, N, C, H, W]"
+        fits = x.ndim == dims and x.shape[-3:] == node.shape and x.shape[-4] > 0
+        if not fits or (dims == 5 and len(x) != graph.steps):
+            form = "[N, C, H, W]" if dims == 4 else f"[T = {graph.steps}, N, C, H, W]"
             raise SnnirError(
                 f"input '{node.path}': found shape {list(x.shape)}, expected {form} "
                 f"with [C, H, W] = {list(node.shape)}"

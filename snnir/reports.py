@@ -121,7 +121,7 @@ def some_samples(genotype: Genotype, data: str, *, seed: int = 0) -> list[np.nda
     train = open_splits(network, data, config).train
     wanted = PROVED_SAMPLES if len(network.network_inputs) == 1 else 8  # two views are large
     *inputs, _ = train.batch(range(min(wanted, len(train))))
-    return [x.numpy() for x in inputs]
+    return [x.numpy() if x.dim() == 4 else x[: network.steps].numpy() for x in inputs]
 
 
 def run_history(path_or_name: str | Path) -> list[Record]:

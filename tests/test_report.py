@@ -183,6 +183,23 @@ def test_rates_by_step_silent_and_saturated_neurons():
         assert counts.saturated(path) == pytest.approx(float((per_neuron == 1).double().mean()))
 
 
+def test_sequences_of_another_length_are_counted_step_by_step():
+    """A stereo network of one step per estimate, run on three."""
+    graph, weights, inputs = calibrated("small_stereo")
+    deployed = run_passes(DEPLOYMENT, graph, weights)
+    longer = [np.concatenate([x, x[:1]]) for x in inputs]
+    steps = len(longer[0])
+    assert steps == graph.steps + 1
+    counts = count_spikes(deployed.graph, deployed.weights, longer)
+    assert counts.steps == steps
+    assert counts.samples == longer[0].shape[1]
+    short = count_spikes(deployed.graph, deployed.weights, list(inputs))
+    for neuron in deployed.graph.neurons:
+        assert counts.by_step(neuron.path)[:-1] == pytest.approx(short.by_step(neuron.path))
+    found = count_operations(run_passes(FOLDING, graph).graph, counts)
+    assert {one.runs for one in found if one.operations.synops} == {steps}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnxruntime_counts_what_torch_counts(name):
     """With weights on a coarse grid every sum is exact, so both make the same spikes."""

@@ -42,6 +42,11 @@ class SpikeCounts:
     by_path: dict[str, np.ndarray] = field(default_factory=dict)
     """Of each node that `is_counted`: [T, C, H, W], T = 1 for a static one."""
 
+    @property
+    def steps(self) -> int:
+        """Of a sample."""
+        return max(map(len, self.by_path.values()), default=1)
+
     def add(self, found: Mapping[str, np.ndarray]) -> None:
         """A batch's counts."""
         for path, counts in found.items():
@@ -86,7 +91,7 @@ class SpikeCounts:
                 found = found.take(np.arange(new) * old // new, axis)
             return found
         if isinstance(node, Repeat):
-            return found * graph.steps
+            return found * self.steps
         if isinstance(node, Flatten):
             return found.sum()
         if isinstance(node, Identity):

@@ -87,7 +87,7 @@ def total(found: Sequence[LayerOperations]) -> Operations:
 
 
 def _of_layer(graph: Graph, layer: Layer, counts: SpikeCounts) -> LayerOperations:
-    node, runs = graph[layer.path], layer.runs(graph.steps)
+    node, runs = graph[layer.path], layer.runs(counts.steps)
     sources = graph.inputs(layer.path)
     shape = graph.shape(sources[0])
     operations, events = Operations(), 0.0
@@ -134,13 +134,13 @@ def fan_out(node: Node, shape: Shape) -> np.ndarray:
 
 def _repeated(graph: Graph, source: str, layer: Layer, counts: SpikeCounts) -> np.ndarray:
     """Non-zero values by place that a layer reads over its runs."""
-    again = graph.steps if graph.type(source).time != layer.time else 1
+    again = counts.steps if graph.type(source).time != layer.time else 1
     return counts.places(graph, source) * again
 
 
 def _additions(graph: Graph, node: Node, layer: Layer, counts: SpikeCounts) -> float:
     """Of a node without weights."""
-    runs, sources = layer.runs(graph.steps), graph.inputs(node.path)
+    runs, sources = layer.runs(counts.steps), graph.inputs(node.path)
     if isinstance(node, Add):
         return sum(
             _nonzero(graph, source, layer, counts)
@@ -161,7 +161,7 @@ def _additions(graph: Graph, node: Node, layer: Layer, counts: SpikeCounts) -> f
 
 def _nonzero(graph: Graph, source: str, layer: Layer, counts: SpikeCounts) -> float:
     """Values to be added: the spikes, or all of those that are no spikes."""
-    domain, runs = graph.type(source).domain, layer.runs(graph.steps)
+    domain, runs = graph.type(source).domain, layer.runs(counts.steps)
     assert domain is not None
     if domain.multiplies:
         return float(volume(graph.shape(source)) * runs)

@@ -36,7 +36,7 @@ def _pictures(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         yield {
             "path": path,
             "histogram": histogram(seen["membranes"], low, high, f"membranes of {path}"),
-            "raster": raster(seen["raster"], report["steps"], f"spikes of {path}"),
+            "raster": raster(seen["raster"], report["measured_steps"], f"spikes of {path}"),
         }
 
 

@@ -26,6 +26,7 @@ def full_report(
     costs = {model.name: energy(found, model) for model in models}
     return report | {
         "measured_samples": counts.samples,
+        "measured_steps": counts.steps,
         "firing_rate": sum(map(counts.rate, spiking)) / len(spiking) if spiking else 0.0,
         "silent": [path for path in spiking if not counts.rate(path)],
         "operations": asdict(total(found)),

@@ -43,15 +43,16 @@ def observe_behaviour(
     its spiking neurons, by path; `change` is applied to every value."""
     found: dict[str, Behaviour] = {}
     currents: dict[str, torch.Tensor] = {}
+    steps = next((len(x) for x in inputs if x.ndim == 5), graph.steps)
     sources = {graph.inputs(n.path)[0] for n in graph.neurons}
 
     def look(node: Node, value: Value) -> Value:
         value = change(node, value)
         if node.path in sources:
-            currents[node.path] = value.unfolded(graph.steps)
+            currents[node.path] = value.unfolded(steps)
         if isinstance(node, Neuron) and node.spiking:
             current = currents[graph.inputs(node.path)[0]]
-            spikes = value.unfolded(graph.steps)
+            spikes = value.unfolded(steps)
             found[node.path] = Behaviour(_histogram(node, current, spikes), _raster(spikes[:, 0]))
         return value
 

@@ -29,8 +29,10 @@ def count_spikes(
     counter = SpikeCounter(graph)
     with torch.no_grad():
         module = SpikingModule(graph, weights).eval()
+        tensors = [torch.from_numpy(x) for x in inputs]
+        counter.expect(tensors)
         observe: Observer = lambda node, value: counter(node, change(node, value))  # noqa: E731
-        module.run(*map(torch.from_numpy, inputs), observe=observe)
+        module.run(*tensors, observe=observe)
     return counter.counts
 
 
@@ -38,18 +40,23 @@ class SpikeCounter:
     """An observer of `SpikingModule.run` that counts non-zero values by step and place.
 
     It sums over the batch alone, so that rates per step, silent neurons and exact synaptic
-    operations all follow from `counts`.
+    operations all follow from `counts`. `expect` comes before every run.
     """
 
     def __init__(self, graph: Graph):
         self.counts = SpikeCounts()
         self._graph = graph
-        self._first = graph.network_inputs[0].path
+        self._steps = graph.steps
+
+    def expect(self, inputs: Sequence[Tensor]) -> None:
+        """What runs next: a batch of frames [N, C, H, W] or [T, N, C, H, W], as the module takes
+        it."""
+        given = [len(x) for x in inputs if x.dim() == 5]
+        self._steps = given[0] if given else self._graph.steps
+        self.counts.samples += inputs[0].shape[-4]
 
     def __call__(self, node: Node, value: Value) -> Value:
-        steps = self._graph.steps if value.stepped else 1
-        if node.path == self._first:
-            self.counts.samples += len(value.data) // steps
+        steps = self._steps if value.stepped else 1
         if is_counted(self._graph, node):
             data = value.data
             if isinstance(node, Input) or self._graph.type(node.path).domain != Domain.SPIKE:

@@ -160,6 +160,7 @@ def deployed_module(module: SpikingModule, device: torch.device) -> Deployed:
     counter = SpikeCounter(module.graph)
 
     def run(*inputs: Tensor) -> Tensor:
+        counter.expect(inputs)
         with torch.no_grad():
             return module.run(*(x.to(device) for x in inputs), observe=counter)[0]
 
