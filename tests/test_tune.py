@@ -363,10 +363,10 @@ class Snapshot(dgs.SurrogateSearch):
         assert all(abs(self.b[path] - b) < 0.401 for path, b in before.items())
         Snapshot.searches += 1
 
-    def _measure_gradients(self, trainer, x, target):
+    def _measure_gradients(self, trainer, batch):
         before = dict(self.b)
         with self.unchanged(trainer):
-            super()._measure_gradients(trainer, x, target)
+            super()._measure_gradients(trainer, batch)
         assert self.b == before
         Snapshot.measurements += 1
 

@@ -126,7 +126,7 @@ def run_counted(
     def count(node: Node, value: Value) -> Value:
         if isinstance(node, Neuron) and node.spiking:
             for path, y in outputs_by_path(node, value.data).items():
-                rates[path] = float(y.mean(dtype=torch.float32)) if y.numel() else 0.0
+                rates[path] = float(torch.count_nonzero(y)) / max(1, y.numel())
         return value
 
     training = module.training
