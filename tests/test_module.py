@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import as_float64, assert_all_fire, calibrated, genotype, run_recorded
+from helpers import as_float64, assert_all_fire, calibrated, genotype, run_recorded, small
 
 import snnir
 from snnir.errors import SnnirError
@@ -373,3 +373,18 @@ def test_the_number_of_inputs_is_checked():
         module(inputs[0])
     with pytest.raises(SnnirError, match="expected one number"):
         module(inputs[0], inputs[1][:2])
+
+
+@pytest.mark.parametrize("name", ["graph", "training", "observer", "forward"])
+def test_a_backbone_named_as_modules_attributes_are_is_refused(name):
+    network = small(
+        f"""
+input x: frame[1, 4, 4]
+steps 2
+neuron lif
+backbone {name}(x) {{ stem conv3x3(2) }}
+head classify({name}, classes=2)
+"""
+    )
+    with pytest.raises(SnnirError, match=f"found the name '{name}', .* expected another"):
+        SpikingModule(run_passes(TRAINING, build(network)).graph)

@@ -71,7 +71,7 @@ def read_nir(
     typed = run_passes(ANALYSIS, graph, weights)
     try:
         SpikingModule(typed.graph, typed.weights)
-    except (KeyError, TypeError) as error:
+    except (KeyError, SnnirError) as error:
         raise SnnirError(f"{path}: found a node name that no module can have: {error}") from None
     return typed.graph, typed.weights
 

@@ -48,7 +48,8 @@ class SpikingModule(nn.Module):
     `module.step(x, state)` runs one step, [N, C, H, W], and returns `(output, state)`.
 
     Parameters are named by node path (`trunk.layers.3.n1.prev.conv.weight`) whatever the passes
-    merged. Neuron state is never stored in the module.
+    merged. Neuron state is never stored in the module. SnnirError for a node named as an attribute
+    of torch modules is, such as `training`.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class SpikingModule(nn.Module):
         """Whether batch norm takes its statistics over all processes of torch.distributed."""
         self.observer: Observer | None = None
         """Sees every value of `module(x)`, as `observe` does of `run`."""
+        self.graph = graph
         self._places: dict[str, tuple[nn.Module, str]] = {}
         self._stacks = Stacks()
         initial = initial_weights(graph, seed)
@@ -217,6 +219,11 @@ class SpikingModule(nn.Module):
         holder: nn.Module = self
         for part in path:
             child = holder._modules.get(part)
+            if child is None and hasattr(holder, part):
+                raise SnnirError(
+                    f"{name}: found the name '{part}', which torch modules have for something "
+                    "else, expected another"
+                )
             if child is None:
                 child = nn.Module()
                 holder.add_module(part, child)
