@@ -32,7 +32,7 @@ from snnir.ir.graph import Graph
 from snnir.ir.nodes import Node
 from snnir.ir.serialize import graph_to_json
 from snnir.ir.types import volume
-from snnir.lower.behaviour import HIGHEST, LOWEST, observe_behaviour
+from snnir.lower.behaviour import observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
 from snnir.lower.operations import Value
@@ -187,7 +187,6 @@ def compile_network(
         "certificate": deployed.certificate and _certificate_report(deployed.certificate),
         "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
         "behaviour_samples": int(proof_inputs[0].shape[-4]),
-        "membrane_range": [LOWEST, HIGHEST],
         "weights": {
             "source": "seeded, calibrated" if weights is None else Path(weights).name,
             "seed": seed if weights is None else None,

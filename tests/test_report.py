@@ -28,6 +28,7 @@ from snnir.genotype import retarget
 from snnir.ir import build
 from snnir.ir.nodes import Conv, Linear, Neuron
 from snnir.lower import SpikingModule
+from snnir.lower.behaviour import observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.passes import DEPLOYMENT, FOLDING, run_passes
 
@@ -181,6 +182,25 @@ def test_rates_by_step_silent_and_saturated_neurons():
         per_neuron = fired.mean((0, 1))
         assert counts.silent(path) == pytest.approx(float((per_neuron == 0).double().mean()))
         assert counts.saturated(path) == pytest.approx(float((per_neuron == 1).double().mean()))
+
+
+@pytest.mark.parametrize("name", ["spikes", "menu"])
+def test_membranes_above_threshold_are_the_spikes(name):
+    graph, weights, inputs = calibrated(name)
+    deployed = run_passes(DEPLOYMENT, graph, weights)
+    seen = observe_behaviour(deployed.graph, deployed.weights, list(inputs))
+    counts = count_spikes(deployed.graph, deployed.weights, list(inputs))
+    assert set(seen) == {n.path for n in deployed.graph.neurons if n.spiking}
+    for path, found in seen.items():
+        edges = np.linspace(found.low, found.high, len(found.membranes) + 1)
+        assert sum(found.membranes) == pytest.approx(1)
+        surely = sum(np.array(found.membranes)[edges[:-1] > 1 + 1e-6])  # at 1, none fires
+        possibly = sum(np.array(found.membranes)[edges[1:] > 1])
+        assert surely - 1e-5 <= counts.rate(path) <= possibly + 1e-5, path
+        assert 0 < possibly < 1
+        fired = sum(map(len, found.raster))
+        assert fired <= len(found.raster) * graph.steps
+    assert any(found.raster and any(found.raster) for found in seen.values())
 
 
 def test_sequences_of_another_length_are_counted_step_by_step():

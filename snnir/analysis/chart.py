@@ -124,12 +124,13 @@ def histogram(shares: Sequence[float], low: float, high: float, title: str) -> s
     canvas, bar, top = Canvas(), width / len(shares), max(shares) or 1
     for number, share in enumerate(shares):
         x, tall = number * bar, (height - 4) * share / top
-        kind = "above" if low + number * (high - low) / len(shares) >= 1 else "below"
+        middle = low + (number + 0.5) * (high - low) / len(shares)
+        kind = "above" if middle >= 1 else "below"
         place = f'x="{x:g}" y="{height - tall:.1f}" width="{bar:g}" height="{tall:.1f}"'
         canvas.elements.append(f'<rect class="{kind}" {place}/>')
-    for value, anchor in ((low, "start"), (0, "middle"), (1, "middle"), (high, "end")):
+    for value, anchor in ((low, "start"), (1, "middle"), (high, "end")):
         x = width * (value - low) / (high - low)
-        canvas.path(f"M {x:g} {height} v 3", "grid")
+        canvas.path(f"M {x:.1f} {height} v 3", "grid")
         canvas.text(x, height + foot, f"{value:g}", anchor=anchor)
     return picture(canvas, "chart histogram", width, height + foot + 4, title)
 

@@ -31,11 +31,12 @@ def render_page(report: Mapping[str, Any], drawing: str, *, charts: Sequence[Cha
 
 def _pictures(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     """Of each spiking layer, where it was looked at."""
-    low, high = report["membrane_range"]
     for path, seen in report["behaviour"].items():
         yield {
             "path": path,
-            "histogram": histogram(seen["membranes"], low, high, f"membranes of {path}"),
+            "histogram": histogram(
+                seen["membranes"], seen["low"], seen["high"], f"membranes of {path}"
+            ),
             "raster": raster(seen["raster"], report["measured_steps"], f"spikes of {path}"),
         }
 

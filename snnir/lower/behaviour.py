@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,8 +16,11 @@ from snnir.lower.module import Observer, SpikingModule
 from snnir.lower.operations import Value
 from snnir.weights import Weights
 
-LOWEST, HIGHEST, BINS = -2.0, 3.0, 50
-"""Of the histogram, in units of the threshold; what lies outside is in the outermost bins."""
+BINS: Final = 50
+OUTLIERS: Final = 0.01
+"""Share of the membranes, at either end, that a histogram may leave to its outermost bins."""
+SAMPLED: Final = 2**20
+"""Membranes of a layer, at most, that the range is read from."""
 ROWS: Final = 48
 """Neurons of a layer that the raster shows, spread evenly over it."""
 
@@ -26,8 +30,10 @@ class Behaviour:
     """Of the neurons of one layer."""
 
     membranes: list[float]
-    """Shares of the membranes, at all steps, by u / threshold in BINS bins from LOWEST to HIGHEST;
-    from 1 on they fire."""
+    """Shares of the membranes, at all steps, by u / threshold, in bins from `low` to `high`; from 1
+    on they fire."""
+    low: float
+    high: float
     raster: list[list[int]]
     """Of the first sample: for each neuron shown, the steps at which it fired."""
 
@@ -53,7 +59,8 @@ def observe_behaviour(
         if isinstance(node, Neuron) and node.spiking:
             current = currents[graph.inputs(node.path)[0]]
             spikes = value.unfolded(steps)
-            found[node.path] = Behaviour(_histogram(node, current, spikes), _raster(spikes[:, 0]))
+            relative = _membranes(node, current, spikes)
+            found[node.path] = Behaviour(*_histogram(relative), _raster(spikes[:, 0]))
         return value
 
     with torch.no_grad():
@@ -62,17 +69,24 @@ def observe_behaviour(
     return found
 
 
-def _histogram(neuron: Neuron, current: torch.Tensor, spikes: torch.Tensor) -> list[float]:
-    """The membranes follow from the currents and the spikes (method §1)."""
-    counts = torch.zeros(BINS)
+def _membranes(neuron: Neuron, current: torch.Tensor, spikes: torch.Tensor) -> torch.Tensor:
+    """u / threshold at every step, which follow from the currents and the spikes (method §1)."""
+    found = []
     v, a = torch.zeros_like(current[0]), torch.zeros_like(current[0])
     for t, y in enumerate(spikes):
         u = neuron.leak * v + current[t]
-        threshold = neuron.v_threshold + (neuron.beta * a if neuron.kind == "alif" else 0.0)
-        relative = (u / threshold).clamp(LOWEST, HIGHEST)
-        counts += torch.histc(relative, BINS, LOWEST, HIGHEST)
+        found.append(u / (neuron.v_threshold + (neuron.beta * a if neuron.kind == "alif" else 0.0)))
         v, a = u * (1 - y), neuron.tau_a * a + y
-    return [float(x) for x in counts / counts.sum()]
+    return torch.stack(found).flatten()
+
+
+def _histogram(relative: torch.Tensor) -> tuple[list[float], float, float]:
+    """Shares by bin, and the range, which holds 0 and 2."""
+    some = relative[:: 1 + len(relative) // SAMPLED]
+    low, high = torch.quantile(some, torch.tensor([OUTLIERS, 1 - OUTLIERS])).tolist()
+    low, high = min(0.0, float(math.floor(low))), max(2.0, float(math.ceil(high)))
+    counts = torch.histc(relative.clamp(low, high), BINS, low, high)
+    return (counts / counts.sum()).tolist(), low, high
 
 
 def _raster(spikes: torch.Tensor) -> list[list[int]]:
