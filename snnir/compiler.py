@@ -129,6 +129,7 @@ def compile_network(
     form: Form = "sequence",
     precision: Precision = "fp32",
     inputs: Sequence[np.ndarray] | None = None,
+    inputs_from: str = "given",
     models: Sequence[CostModel] = (),
     say: Say = lambda line: None,
 ) -> Compiled:
@@ -137,8 +138,10 @@ def compile_network(
 
     Without `weights`, seeded initial ones are used, batch norm calibrated on `inputs` so that every
     layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
-    [T, N, C, H, W]; seeded random ones when None. `precision` "exact": every sum exact, every spike
-    the same in any runtime (docs/exact.md).
+    [T, N, C, H, W]; seeded random ones when None; `inputs_from` says in the report what they are.
+    `precision` "exact": every sum exact, every spike the same in any runtime (docs/exact.md); "int8":
+    convolutions of spikes in 8 bits, calibrated on `inputs` (docs/int8.md). `models` price the
+    operations: those in the box when empty.
 
     Raises:
         GenotypeError, ExportError, SnnirError: before anything is written.
@@ -193,7 +196,7 @@ def compile_network(
             "sha256": weights_hash(deployed.weights),
         },
         "inputs": {
-            "source": "seeded random" if inputs is None else "given",
+            "source": "seeded random" if inputs is None else inputs_from,
             "seed": seed if inputs is None else None,
             "samples": int(calibration[0].shape[-4]),
         },

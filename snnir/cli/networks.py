@@ -182,6 +182,7 @@ def compile_(
         form=form,
         precision=precision,
         inputs=arrays,
+        inputs_from="given" if data is None else f"{data}, training samples",
         say=say,
     )
     folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
