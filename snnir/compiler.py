@@ -139,8 +139,8 @@ def compile_network(
     Without `weights`, seeded initial ones are used, batch norm calibrated on `inputs` so that every
     layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
     [T, N, C, H, W]; seeded random ones when None; `inputs_from` says in the report what they are.
-    `precision` "exact": every sum exact, every spike the same in any runtime (docs/exact.md); "int8":
-    convolutions of spikes in 8 bits, calibrated on `inputs` (docs/int8.md). `models` price the
+    `precision` "exact": every sum exact, every spike the same in any runtime (docs/exact.md);
+    "int8": convolutions of spikes in 8 bits, calibrated on `inputs` (docs/int8.md). `models` price the
     operations: those in the box when empty.
 
     Raises:
