@@ -18,7 +18,8 @@ from snnir.genotype import Genotype
 from snnir.genotype.ast import Classify
 
 if TYPE_CHECKING:
-    from snnir.compiler import Compiled, Target
+    from snnir.compiler import Compiled
+    from snnir.deployment import Target
 
 NPM_INSTALL = "npm install --prefix . onnxruntime-web@1.30.0"
 """What puts the release that the page is tested with beside it."""

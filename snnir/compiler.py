@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from snnir.analysis.certificate import Certificate, certify
 from snnir.analysis.draw import draw
 from snnir.analysis.energy import CostModel, cost_models
 from snnir.analysis.page import render_page
 from snnir.analysis.report import full_report
+from snnir.deployment import Precision, Say, Target, deploy, refuse
 from snnir.errors import SnnirError
-from snnir.export import nir as nir_export
-from snnir.export.exactness import Exactness, check_exactness
-from snnir.export.folding import Folding, check_folding
-from snnir.export.int8 import Quantised, export_int8, quantisation_report, quantise
-from snnir.export.int8_parity import check_int8
-from snnir.export.nir_parity import check_nir
-from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
-from snnir.export.parity import Parity, check_parity
+from snnir.export.folding import check_folding
+from snnir.export.nir import nir_bytes
+from snnir.export.onnx import Form
 from snnir.files import write_together
 from snnir.genotype import Genotype
 from snnir.ir import build
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Node
 from snnir.ir.serialize import graph_to_json
 from snnir.ir.types import volume
 from snnir.lower.behaviour import observe_behaviour
 from snnir.lower.counting import count_spikes
 from snnir.lower.initialise import calibrated_weights, initial_weights, seeded_inputs
-from snnir.lower.operations import Value
-from snnir.passes import (
-    FOLDING,
-    LEGALISING_FOR_NIR,
-    MERGING,
-    ROUNDING,
-    TRAINING,
-    WHOLE_NUMBERS,
-    PassResult,
-    run_passes,
-)
-from snnir.passes.quantise_images import eight_bit
+from snnir.passes import FOLDING, TRAINING, run_passes
 from snnir.weights import Weights, read_weights, weights_bytes, weights_hash
 
 if TYPE_CHECKING:
@@ -59,14 +42,6 @@ CALIBRATION_MACS = 96e9
 """Work of one calibration run, which sets its number of samples (2 to 64)."""
 MAX_WEIGHT_BYTES = 2**31 - 2**20
 MAX_VALUE_BYTES = 2**32
-
-Target = Literal["onnx", "nir"]
-Precision = Literal["fp32", "exact", "int8"]
-LOWERINGS: Final = {"onnx": MERGING, "nir": LEGALISING_FOR_NIR}
-"""From the folded graph to what a target takes."""
-REFUSALS: Final = {"onnx": refuse_inexpressible, "nir": nir_export.refuse_inexpressible}
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -98,7 +73,7 @@ class Compiled:
 
     def _model_bytes(self) -> bytes:
         is_nir = self.report["target"] == "nir"
-        return nir_export.nir_bytes(self.model) if is_nir else self.model.SerializeToString()
+        return nir_bytes(self.model) if is_nir else self.model.SerializeToString()
 
     def write(self, folder: str | Path, *, command: str = "") -> Path:
         """Write the model, graph, weights and report; each file appears whole or not at all.
@@ -140,19 +115,15 @@ def compile_network(
     layer fires. `inputs`: one array per network input, frames [N, C, H, W] in fp32, events
     [T, N, C, H, W]; seeded random ones when None; `inputs_from` says in the report what they are.
     `precision` "exact": every sum exact, every spike the same in any runtime (docs/exact.md);
-    "int8": convolutions of spikes in 8 bits, calibrated on `inputs` (docs/int8.md). `models` price the
-    operations: those in the box when empty.
+    "int8": convolutions of spikes in 8 bits, calibrated on `inputs` (docs/int8.md). `models` price
+    the operations: those in the box when empty.
 
     Raises:
         GenotypeError, ExportError, SnnirError: before anything is written.
     """
-    if target == "nir" and form != "sequence":
-        raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")
-    if target == "nir" and precision != "fp32":
-        raise SnnirError(f"found precision '{precision}' with target 'nir', expected fp32 weights")
     network = build(genotype)
     folding_only = run_passes(FOLDING, network).graph
-    REFUSALS[target](run_passes(LOWERINGS[target], folding_only).graph)
+    refuse(folding_only, target=target, precision=precision, form=form)
     refuse_too_large(folding_only)
     work = network.steps * sum(_macs(folding_only))
     given = None if weights is None else read_weights(weights, network)
@@ -166,28 +137,18 @@ def compile_network(
         given = calibrated_weights(training, list(map(torch.from_numpy, calibration)), seed)
     complete = initial_weights(network, seed) | given  # weights of auxiliary heads may be missing
     folded = run_passes(FOLDING, network, complete)
-    deployed = _deploy(folded, target, precision, calibration)
     proof_inputs = _samples(network, inputs, seed, PROOF_MACS / work, low=1, high=8)
-    if precision == "exact":
-        proof_inputs = [eight_bit(x) if x.ndim == 4 else x for x in proof_inputs]
-    model, parity = _export_and_prove(folded, deployed, proof_inputs, target, form, say)
-    folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
-    exactness = None
-    if precision == "exact":
-        exactness = check_exactness(
-            model, deployed.graph, deployed.weights, proof_inputs, form=form
-        )
-    running = folded if target == "nir" else deployed  # NIR's graph splits neurons
-    change = _unchanged if deployed.quantised is None else deployed.quantised.currents
+    deployed = deploy(
+        folded, calibration, proof_inputs, target=target, precision=precision, form=form, say=say
+    )
+    running, change = deployed.running, deployed.change
     counts = count_spikes(running.graph, running.weights, calibration, change=change)
     behaviour = observe_behaviour(running.graph, running.weights, proof_inputs, change=change)
-    report = full_report(network, folded.graph, counts, models or cost_models()) | {
+    folding = check_folding(network, complete, [_first(x) for x in proof_inputs])
+    report = full_report(network, folded.graph, counts, models or cost_models())
+    report |= deployed.report(folding) | {
         "target": target,
         "precision": precision,
-        "parity": _parity_report(parity, folding, exactness),
-        "quantisation": deployed.quantised
-        and quantisation_report(deployed.quantised, deployed.given),
-        "certificate": deployed.certificate and _certificate_report(deployed.certificate),
         "behaviour": {name: asdict(seen) for name, seen in behaviour.items()},
         "behaviour_samples": int(proof_inputs[0].shape[-4]),
         "weights": {
@@ -201,7 +162,7 @@ def compile_network(
             "samples": int(calibration[0].shape[-4]),
         },
     }
-    return Compiled(genotype, deployed.graph, deployed.weights, given, model, report)
+    return Compiled(genotype, deployed.graph, deployed.weights, given, deployed.model, report)
 
 
 def refuse_too_large(graph: Graph) -> None:
@@ -261,94 +222,3 @@ def _samples(
 def _first(x: np.ndarray) -> np.ndarray:
     """The first sample alone: float64 runs are slow."""
     return x[..., :1, :, :, :]
-
-
-@dataclass(frozen=True)
-class _Deployed:
-    """The folded network as a target and a precision have it."""
-
-    graph: Graph
-    weights: Weights
-    given: Weights
-    """Before they were rounded."""
-    certificate: Certificate | None = None
-    """Of exact mode."""
-    quantised: Quantised | None = None
-    """Of int8."""
-
-
-def _deploy(
-    folded: PassResult, target: Target, precision: Precision, calibration: Sequence[np.ndarray]
-) -> _Deployed:
-    if precision != "exact":
-        graph, given = _lowered(folded, target)
-        if precision == "fp32":
-            return _Deployed(graph, given, given)
-        quantised = quantise(graph, given, calibration)
-        fp32 = {name: array.astype(np.float32) for name, array in quantised.weights.items()}
-        return _Deployed(graph, fp32, given, quantised=quantised)
-    whole = run_passes(WHOLE_NUMBERS, folded.graph, folded.weights)
-    rounded = run_passes(ROUNDING, whole.graph, whole.weights)
-    merged = run_passes(MERGING, rounded.graph, rounded.weights)
-    given = run_passes(MERGING, whole.graph, whole.weights).weights
-    certificate = certify(merged.graph, merged.weights, given)
-    return _Deployed(merged.graph, merged.weights, given, certificate)
-
-
-def _lowered(folded: PassResult, target: Target) -> tuple[Graph, Weights]:
-    result = run_passes(LOWERINGS[target], folded.graph, folded.weights)
-    return result.graph, result.weights
-
-
-def _unchanged(node: Node, value: Value) -> Value:
-    return value
-
-
-def _export_and_prove(
-    folded: PassResult,
-    deployed: _Deployed,
-    inputs: Sequence[np.ndarray],
-    target: Target,
-    form: Form,
-    say: Say,
-) -> tuple[onnx.ModelProto | nir.NIRGraph, Parity]:
-    if target == "nir":
-        file = nir_export.export_nir(deployed.graph, deployed.weights)
-        say("exported; proving")
-        return file, check_nir(file, folded.graph, folded.weights, inputs)
-    if deployed.quantised is not None:
-        model = export_int8(deployed.quantised, form=form)
-        say("exported; proving")
-        return model, check_int8(model, deployed.quantised, inputs, form=form)
-    model = export_onnx(deployed.graph, deployed.weights, form=form)
-    say("exported; proving")
-    return model, check_parity(model, deployed.graph, deployed.weights, inputs, form=form)
-
-
-def _certificate_report(certificate: Certificate) -> dict[str, Any]:
-    layers = [asdict(layer) | {"holds": layer.holds} for layer in certificate.layers]
-    return asdict(certificate) | {"holds": certificate.holds, "layers": layers}
-
-
-def _parity_report(parity: Parity, folding: Folding, exactness: Exactness | None) -> dict[str, Any]:
-    end_to_end = exactness and {
-        "passed": exactness.passed,
-        "samples": exactness.samples,
-        "spikes_compared": exactness.spikes_compared,
-        "mismatches": exactness.mismatches,
-        "layers": [asdict(layer) for layer in exactness.layers],
-        "output": asdict(exactness.output),
-    }
-    return {
-        "passed": parity.passed and folding.passed and (exactness is None or exactness.passed),
-        "end_to_end": end_to_end,
-        "form": parity.form,
-        "samples": parity.samples,
-        "max_abs_diff": parity.max_abs_diff,
-        "spike_mismatch_rate": parity.spike_mismatch_rate,
-        "spikes_compared": parity.spikes_compared,
-        "end_to_end_max_abs_diff": parity.end_to_end_max_abs_diff,
-        "layers": [asdict(layer) | {"passed": layer.passed} for layer in parity.layers],
-        "readout": asdict(parity.readout) | {"passed": parity.readout.passed},
-        "folding": asdict(folding) | {"passed": folding.passed},
-    }

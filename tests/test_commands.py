@@ -137,9 +137,9 @@ def test_compile_with_weights_and_inputs_in_step_form(run, tmp_path):
 
 
 def test_a_failed_proof_exits_with_1_and_marks_the_model(run, tmp_path, monkeypatch):
-    from snnir import compiler
+    from snnir import deployment
 
-    honest = compiler.export_onnx
+    honest = deployment.export_onnx
 
     def corrupted(graph, weights, *, form):
         model = honest(graph, weights, form=form)
@@ -150,7 +150,7 @@ def test_a_failed_proof_exits_with_1_and_marks_the_model(run, tmp_path, monkeypa
 
     code, _, _ = run("compile", GENOTYPES / "hybrid.snn", "-o", "out")
     assert code == 0
-    monkeypatch.setattr(compiler, "export_onnx", corrupted)
+    monkeypatch.setattr(deployment, "export_onnx", corrupted)
     code, out, err = run("compile", GENOTYPES / "hybrid.snn", "-o", "out")
     assert code == 1
     assert "NOT PROVED" in out
