@@ -2,7 +2,7 @@
 
 Of a layer that reads spikes x, with weights w and bias b per output channel c,
 
-    s[c] = max |w[c]| / 127,  W = round(w / s),  B = round(b / s)
+    s[c] = max(max |w[c]| / 127, |b[c]| / 2^24),  W = round(w / s),  B = round(b / s)
     q = clip(round((Σ W·x + B)·s / step) + zero, 0, 255),  current = (q - zero)·step
 
 `step` and `zero` are a layer's own, from the range of its currents on calibration samples. A spike
@@ -31,6 +31,8 @@ from snnir.weights import Weights
 
 CLIPPED: Final = 0.001
 """Share of the calibration currents that may lie outside of a layer's range, at either end."""
+LARGEST_BIAS: Final = 2**24
+"""Of a bias's whole number, so that 32 bits hold it with every sum of weights."""
 SAMPLED: Final = 2**20
 """Currents of a layer that its range is read from, spread evenly over all."""
 
@@ -83,8 +85,11 @@ def quantise(graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]) -> Qu
     for node in convolutions:
         names = [owner.path for owner in node.owners]
         weight = np.concatenate([weights[f"{name}.weight"] for name in names])
-        largest = np.abs(weight).reshape(len(weight), -1).max(1)
-        scales = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+        scales = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+        if node.bias:  # a channel without weights has its bias still
+            bias = np.concatenate([weights[f"{name}.bias"] for name in names])
+            scales = np.maximum(scales, np.abs(bias) / LARGEST_BIAS)
+        scales = np.where(scales > 0, scales, 1.0).astype(np.float32)
         low, high = ranges[node.path]
         step = float(np.float32((high - low) / 255)) or 1.0
         layers[node.path] = EightBits(scales, step, int(np.clip(round(-low / step), 0, 255)))

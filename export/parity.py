@@ -498,6 +498,8 @@ def _terms(graph: Graph) -> dict[str, int]:
             own = node.fan_in + 1
         elif isinstance(node, Pool):
             own = volume(node.kernel)
+        elif isinstance(node, MeanOverTime):
+            own = graph.steps**2  # steps are much alike, so that their roundings add up
         elif isinstance(node, AdaptiveAveragePool):
             own = volume(graph.input_shapes(node.path)[0][1:])
         terms[node.path] = max(before) + max(own, len(before))

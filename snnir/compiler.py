@@ -215,6 +215,9 @@ def _samples(
                 f"input '{node.path}': found shape {list(x.shape)}, expected {form} "
                 f"with [C, H, W] = {list(node.shape)}"
             )
+        if x.dtype.kind not in "fiub" or not np.isfinite(x).all():
+            found = f"values of {x.dtype}" if x.dtype.kind not in "fiub" else "NaN or infinity"
+            raise SnnirError(f"input '{node.path}': found {found}, expected finite numbers")
         chosen.append(np.asarray(x[:count] if dims == 4 else x[:, :count], np.float32))
     return chosen
 

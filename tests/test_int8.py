@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import snnir
 from snnir import models
 from snnir.errors import SnnirError
-from snnir.export.int8 import export_int8, quantise
+from snnir.export.int8 import export_int8, quantise, reads_spikes
 from snnir.export.int8_parity import check_int8
 from snnir.export.parity import session
 from snnir.ir import build
@@ -168,6 +168,23 @@ def test_the_trained_model_keeps_its_accuracy(tmp_path, run):
     accuracy = {name: (classes == labels).mean() for name, classes in found.items()}
     assert accuracy["int8"] >= accuracy["fp32"] - 0.005
     assert (found["int8"] == found["fp32"]).mean() > 0.95
+
+
+def test_a_channel_without_weights_keeps_its_bias():
+    """As pruning leaves it: what folds to zero weights and a bias fires as it did."""
+    graph, weights, inputs = calibrated("spikes")
+    deployed = run_passes(DEPLOYMENT, graph, weights)
+    (conv, *_) = (n for n in deployed.graph.of_type(Conv) if reads_spikes(deployed.graph, n))
+    owner = conv.owners[0].path
+    for size in (0.0, 1e-9):
+        given = dict(deployed.weights)
+        given[f"{owner}.weight"] = given[f"{owner}.weight"] * np.float32(size)
+        given[f"{owner}.bias"] = np.full_like(given[f"{owner}.bias"], 0.48)
+        network = quantise(deployed.graph, given, list(inputs))
+        kept = network.weights[f"{owner}.bias"]
+        assert np.allclose(kept, 0.48, rtol=1e-6)
+        model = export_int8(network)
+        assert check_int8(model, network, list(inputs), form="sequence").passed
 
 
 def test_int8_and_nir_do_not_mix(run):

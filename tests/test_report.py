@@ -451,6 +451,64 @@ def test_a_runs_folder_is_reported_where_it_lies(tmp_path, run):
     assert "log.jsonl: found no readable log" in err
 
 
+def test_names_are_text_and_no_markup(tmp_path, run):
+    (tmp_path / "wee.snn").write_text(WEE)
+    (tmp_path / "mine.toml").write_text(OWN.replace('"mine"', '"[/red]mine"'))
+    code, out, err = run("report", "wee.snn", "--cost-model", "mine.toml", "-o", "a[b]c")
+    assert (code, "Traceback" in err) == (0, False)
+    assert "a[b]c/report.html" in out
+    assert "[/red]mine" in out
+
+
+def test_other_weights_leave_a_runs_report_alone(tmp_path, run):
+    (tmp_path / "wee.snn").write_text(WEE)
+    train = ("train", "wee.snn", "--data", "digits", "--epochs", "1", "--limit-train", "100")
+    assert run(*train, "--batch-size", "50", "--limit-test", "50", "-o", "run")[0] == 0
+    before = (tmp_path / "run" / "report.html").read_bytes()
+    assert run("report", "run", "--set", "steps=3")[0] == 0
+    assert (tmp_path / "run" / "report.html").read_bytes() == before
+    assert "<h2>Training</h2>" not in (tmp_path / "wee" / "report.html").read_text()
+
+
+def test_a_failed_proof_is_reported_and_exits_with_1(tmp_path, run, monkeypatch):
+    from snnir import deployment
+
+    honest = deployment.export_onnx
+
+    def corrupted(graph, weights, *, form):
+        wrong = {name: array * np.float32(1.01) for name, array in weights.items()}
+        return honest(graph, wrong, form=form)
+
+    monkeypatch.setattr(deployment, "export_onnx", corrupted)
+    (tmp_path / "wee.snn").write_text(WEE)
+    code, out, err = run("report", "wee.snn")
+    assert code == 1
+    assert "NOT PROVED" in out
+    assert "the proof failed" in err
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((2, 1, 8, 8), np.nan, np.float32), "NaN or infinity"),
+        (np.full((2, 1, 8, 8), "x"), "values of <U1"),
+        (np.zeros((2, 1, 8, 8), complex), "values of complex128"),
+    ],
+)
+def test_inputs_that_are_no_finite_numbers_are_refused(tmp_path, run, array, message):
+    (tmp_path / "wee.snn").write_text(WEE)
+    np.savez(tmp_path / "x.npz", x=array)
+    code, _, err = run("compile", "wee.snn", "--inputs", "x.npz", "-o", "out")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_steps_are_proved(tmp_path, run):
+    (tmp_path / "wee.snn").write_text(WEE.replace("steps 2", "steps 300"))
+    assert run("compile", "wee.snn", "-o", "out")[0] == 0
+
+
 # --- the page -----------------------------------------------------------------------------------
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -22,7 +22,7 @@ from snnir.errors import SnnirError, did_you_mean, explain
 PICOJOULES_PER_MILLIJOULE: Final = 1e9
 WORD_BYTES: Final = 4
 
-Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class _Data(BaseModel):
@@ -53,7 +53,7 @@ class Memory(_Data):
 
     access_pj: tuple[tuple[Price, Price], ...] = Field(min_length=2)
     """[bytes, picojoules per access], ascending."""
-    fifo_words: Annotated[int, Field(gt=0)]
+    fifo_words: Annotated[int, Field(gt=0, le=10**9)]
     multiply_pj: Price
     add_pj: Price
 
@@ -171,9 +171,11 @@ def cost_models() -> list[CostModel]:
 
 def _parsed(text: str, where: str) -> CostModel:
     try:
-        return CostModel.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers too long to read, brackets too deep
         raise SnnirError(f"{where}: found no readable TOML: {error}") from None
+    try:
+        return CostModel.model_validate(content)
     except ValidationError as error:
         known = [*CostModel.model_fields, *Prices.model_fields, *Memory.model_fields]
         lines = [f"{where}: {explain(e, known, 'the cost model')}" for e in error.errors()]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from snnir.analysis.page import energy, si
@@ -23,7 +24,7 @@ def print_summary(report: Mapping[str, Any], folder: Path) -> None:
         table.add_column(name, justify="right")
     for layer in report["parity"]["layers"]:
         table.add_row(
-            layer["path"],
+            escape(layer["path"]),
             f"{layer['firing_rate']:.3f}",
             f"{layer['values']:,}",
             str(layer["spike_mismatches"]),
@@ -42,7 +43,7 @@ def print_report(report: Mapping[str, Any], folder: Path) -> None:
     console = _console()
     table = _table(f"{report['network']}: a sample, layer by layer", "layer")
     model = report["cost_models"][0]["name"]
-    for name in ("firing", "MACs", "SynOps", "by rate", model):
+    for name in ("firing", "MACs", "SynOps", "by rate", escape(model)):
         table.add_column(name, justify="right")
     for layer in report["layers"]:
         did = layer["operations"]
@@ -69,20 +70,19 @@ def print_comparison(comparison: Mapping[str, Any], folder: Path) -> None:
     ):
         table = _table(title, "")
         for name in (*comparison["networks"], "difference"):
-            table.add_column(name, justify="right", overflow="fold")
+            table.add_column(escape(name), justify="right", overflow="fold")
         for row in rows:
             values = ["–" if value is None else _number(value) for value in row["values"]]
             change = row["difference"]
             table.add_row(
-                row["name"],
+                escape(row["name"]),
                 *values,
                 "–" if change is None else f"{'+' if change > 0 else ''}{_number(change)}",
             )
         console.print(table)
         console.print()
-    console.print(
-        f"  pages: {folder / 'compare.html'}, and a report of each beside it", soft_wrap=True
-    )
+    page = escape(str(folder / "compare.html"))
+    console.print(f"  pages: {page}, and a report of each beside it", soft_wrap=True)
 
 
 def _computing(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def _console() -> Console:
 
 
 def _table(title: str, first: str) -> Table:
-    table = Table(title=title, box=None)
+    table = Table(title=escape(title), box=None)
     table.add_column(first, overflow="fold", max_width=34)
     return table
 
@@ -128,13 +128,16 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
             f"{folding['spike_mismatches']} of {folding['spikes_compared']:,} spikes differ",
         ),
         *_exactness(report),
-        ("weights", str(report["weights"]["source"])),
+        ("weights", escape(report["weights"]["source"])),
         ("parameters", f"{report['parameters']:,}"),
         ("MACs per step", f"{report['macs']:,}"),
         ("SynOps per sample", f"{si(did['synops'])} exact, {si(did['synops_by_rate'])} by rate"),
         ("purely spiking", purity),
         ("mean firing rate", f"{report['firing_rate']:.3f}"),
-        ("measured on", f"{report['measured_samples']:,} samples, {report['inputs']['source']}"),
+        (
+            "measured on",
+            f"{report['measured_samples']:,} samples, {escape(report['inputs']['source'])}",
+        ),
     ]
     if report.get("quantisation"):
         layers = report["quantisation"]["layers"]
@@ -147,10 +150,9 @@ def _print_totals(console: Console, report: Mapping[str, Any], folder: Path) -> 
         unpriced = report["energy_parts"][model["name"]]["unpriced_macs"]
         note = "memory included" if "memory" in model else "no memory traffic"
         note += f", {si(unpriced)} MACs not priced" if unpriced else ""
-        rows.append(
-            (f"energy, {model['name']}", f"{energy(report['energy'][model['name']])} ({note})")
-        )
-    for name, value in [*rows, ("page", str(folder / "report.html"))]:
+        price = energy(report["energy"][model["name"]])
+        rows.append((f"energy, {escape(model['name'])}", f"{price} ({note})"))
+    for name, value in [*rows, ("page", escape(str(folder / "report.html")))]:
         console.print(f"  {name:18} {value}", soft_wrap=True)
     for violation in report["violations"]:
         console.print(

@@ -260,7 +260,7 @@ def _read_inputs(path: Path, names: list[str]) -> list[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise SnnirError(f"{path}: found no readable .npz file: {error}") from None
     missing = [name for name in names if name not in arrays]
     if missing:

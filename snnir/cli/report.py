@@ -22,7 +22,7 @@ from snnir.cli.options import (
     print_json,
     say,
 )
-from snnir.errors import SnnirError
+from snnir.errors import CheckFailed, SnnirError
 
 
 @app.command()
@@ -95,28 +95,32 @@ def report(
     models = [find_model(name) for name in cost_model or ()]
     if len({model.name for model in models}) < len(models):
         raise SnnirError("--cost-model: found two models of one name, expected different names")
+    if csv is not None and csv.suffix != ".csv":
+        raise SnnirError(f"--csv: found {csv}, expected a name that ends in .csv")
     if weights and len(weights) != len(genotypes):
         raise SnnirError(
             f"--weights: found {len(weights)}, expected one for each of {len(genotypes)} networks"
         )
     networks = [parsed_genotype(genotype, settings) for genotype in genotypes]
+    from snnir.analysis.summary import print_comparison, print_report
     from snnir.models import run_folder
     from snnir.reports import report_network, run_history, write_comparison, write_csv
 
+    own = not weights and not settings  # else a run's folder keeps the report of its own weights
     found = [
         report_network(
             network,
             weights=weights[number] if weights else known_weights(genotypes[number], settings),
             data=data, models=models, runtime=runtime, batch_size=batch_size,
             limit_test=limit_test, seed=seed, device=device, workers=workers, download=download,
-            history=run_history(genotypes[number]), say=say,
+            history=run_history(genotypes[number]) if own else [], say=say,
         )
         for number, network in enumerate(networks)
     ]  # fmt: skip
     command = shlex.join(["snnir", *sys.argv[1:]])
     result: dict[str, Any]
     if len(found) == 1:
-        default = run_folder(genotypes[0]) or Path(networks[0].name)
+        default = (run_folder(genotypes[0]) if own else None) or Path(networks[0].name)
         folder = found[0].write(out or default, command=command)
         result = found[0].report
     else:
@@ -129,10 +133,9 @@ def report(
         write_csv(found, csv)
     if as_json:
         print_json(result)
-        return
-    from snnir.analysis.summary import print_comparison, print_report
-
-    if len(found) == 1:
+    elif len(found) == 1:
         print_report(result, folder)
     else:
         print_comparison(result, folder)
+    if not all(one.report["parity"]["passed"] for one in found):
+        raise CheckFailed("the proof failed")
