@@ -37,7 +37,7 @@ NETWORKS = ("menu", "spikes", "hybrid", "small_stereo")
 
 
 def counted(name: str):
-    """(folded graph, its operations from counts of the deployed one, tensors of the folded one)."""
+    """(folded graph, its operations by the deployed one's spikes, that one's values, counts)."""
     graph, weights, inputs = calibrated(name)
     deployed = run_passes(DEPLOYMENT, graph, weights)
     folded = run_passes(FOLDING, graph, weights)
@@ -45,12 +45,10 @@ def counted(name: str):
     values: dict[str, torch.Tensor] = {}
 
     def keep(node, value):
-        # what is static runs once per sample
         values[node.path] = value.data.clone()
         return value
 
-    # the deployed network in exact arithmetic is the folded one; fp32 flips some spikes, so the
-    # folded tensors that are compared are computed from the deployed network's own spikes
+    # what layers read has one name in both; in fp32 a run of the folded graph flips some spikes
     with torch.no_grad():
         module = SpikingModule(deployed.graph, deployed.weights).eval()
         module.run(*map(torch.from_numpy, inputs), observe=keep)
@@ -65,8 +63,6 @@ def test_synops_are_the_products_that_spikes_go_into(name):
     for one in found:
         node, (source,) = graph[one.layer.path], graph.inputs(one.layer.path)[:1]
         if not isinstance(node, Conv | Linear) or one.layer.reads.multiplies:
-            continue
-        if source not in values:
             continue
         spikes = (values[source] != 0).double()
         assert spikes.any(), source
