@@ -30,8 +30,8 @@ from snnir.weights import Weights, weights_hash
 if TYPE_CHECKING:
     import nir
 
-Client = Literal["spikingjelly", "snntorch", "norse"]
-"""Who runs the file."""
+Client = Literal["spikingjelly", "snntorch", "norse", "any"]
+"""Who runs the file; any: no membrane can be exactly at its threshold (exact mode)."""
 
 FIRES_AT_THRESHOLD: Final = ("spikingjelly",)
 """Clients whose neurons fire at u >= threshold; the others' do at u > threshold, as ours."""
@@ -118,6 +118,8 @@ def _reason(graph: Graph, node: ir.Node) -> str:
             return f"adaptive pooling to {size}, only to size 1"
         case ir.Conv() | ir.Pool() | ir.AdaptiveAveragePool() if len(shapes[0]) != 3:
             return f"{len(shapes[0]) - 1} spatial dimensions, only 2"
+        case ir.Conv(kernel=kernel) if len(set(kernel)) > 1:
+            return f"a kernel of {kernel}, only square ones"
         case ir.Conv(groups=groups) if groups > 1:
             return "groups are to be expanded first"
         case ir.MeanOverTime() if not _feeds_outputs(graph, node):
@@ -136,8 +138,8 @@ _SAID = (
     ir.Input, ir.Conv, ir.Linear, ir.Pool, ir.AdaptiveAveragePool, ir.Flatten, ir.Neuron, ir.Output,
 )  # fmt: skip
 
-_UNSAID = (ir.Add, ir.Identity, ir.MeanOverTime, ir.Repeat)
-"""Nodes that edges or the client stand for."""
+_UNSAID = (ir.Add, ir.Identity, ir.MeanOverTime, ir.Quantise, ir.Repeat)
+"""Nodes that edges or the client stand for: it also shows images as whole numbers."""
 
 
 def _sources(graph: Graph, path: str) -> list[str]:

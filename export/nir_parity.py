@@ -16,9 +16,10 @@ from snnir.export.nir import nir_bytes
 from snnir.export.parity import LayerParity, Parity
 from snnir.importers.nir import read_nir
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Neuron, Node
+from snnir.ir.nodes import MeanOverTime, Neuron, Node, Quantise
 from snnir.lower.module import SpikingModule
 from snnir.lower.operations import Value
+from snnir.passes.quantise_images import LEVELS
 from snnir.weights import Weights
 
 if TYPE_CHECKING:
@@ -29,12 +30,18 @@ TOLERANCE = 1e-9
 
 
 def check_nir(
-    model: NIRGraph, graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]
+    model: NIRGraph,
+    graph: Graph,
+    weights: Weights,
+    inputs: Sequence[np.ndarray],
+    *,
+    dtype: torch.dtype = torch.float64,
 ) -> Parity:
     """Write a NIR graph to a file, read it, and compare it with the folded graph (`FOLDING`) it was
     made of: every neuron, and on `inputs` (frames [N, C, H, W], events [T, N, C, H, W]) every
     current, every spike and the output. All spikes must be equal, and all neurons alike: of a
-    neuron whose currents are small or large, spikes say little.
+    neuron whose currents are small or large, spikes say little. The file runs in float64, ours in
+    `dtype`: in exact mode it may be float32.
 
     The concatenations that NIR lacks had neurons behind them split: `head.neuron` is then
     `head.neuron.0`, `head.neuron.1`, … of the file.
@@ -44,8 +51,9 @@ def check_nir(
         file.write_bytes(nir_bytes(model))
         read_graph, read_weights = read_nir(file, steps=graph.steps)
     graph = _with_fp32_thresholds(graph)
-    expected, output = _record(graph, weights, inputs)
-    found, found_output = _record(read_graph, read_weights, inputs)
+    expected, output = _record(graph, weights, inputs, dtype)
+    pixels = _shown(graph, inputs)
+    found, found_output = _record(read_graph, read_weights, pixels, torch.float64)
     layers = []
     for path, (current, spikes) in expected.items():
         split = takewhile(lambda part: part in found, (f"{path}.{n}" for n in count()))
@@ -68,7 +76,7 @@ def check_nir(
         )
     diff = float((output - found_output).abs().max())
     readout = LayerParity(
-        path=graph.inputs(graph.outputs[0].path)[0],
+        path=_readout(graph),
         values=output.numel(),
         firing_rate=0.0,
         max_abs_diff=diff,
@@ -101,19 +109,35 @@ def _with_fp32_thresholds(graph: Graph) -> Graph:
 
 @torch.no_grad()
 def _record(
-    graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]
+    graph: Graph, weights: Weights, inputs: Sequence[np.ndarray], dtype: torch.dtype
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor]:
-    """By neuron its currents and spikes, [T, N, …], and the network's output."""
-    module = SpikingModule(graph, weights).double().eval()
+    """By neuron its currents and spikes, and the network's output at every step: [T, N, …] in
+    float64."""
+    module = SpikingModule(graph, weights).to(dtype).eval()
     steps = next((len(x) for x in inputs if x.ndim == 5), graph.steps)
-    sources = {graph.inputs(neuron.path)[0] for neuron in graph.neurons}
+    sources = {graph.inputs(neuron.path)[0] for neuron in graph.neurons} | {_readout(graph)}
     seen: dict[str, Tensor] = {}
 
     def keep(node: Node, value: Value) -> Value:
         if isinstance(node, Neuron) or node.path in sources:
-            seen[node.path] = value.unfolded(steps)
+            seen[node.path] = value.unfolded(steps).double()
         return value
 
-    output, _ = module.run(*(torch.from_numpy(x).double() for x in inputs), observe=keep)
+    module.run(*(torch.from_numpy(x).to(dtype) for x in inputs), observe=keep)
     recorded = {n.path: (seen[graph.inputs(n.path)[0]], seen[n.path]) for n in graph.neurons}
-    return recorded, output
+    return recorded, seen[_readout(graph)]
+
+
+def _readout(graph: Graph) -> str:
+    """What the network takes the mean of over the steps, or gives as it is."""
+    path = graph.inputs(graph.outputs[0].path)[0]
+    return graph.inputs(path)[0] if isinstance(graph[path], MeanOverTime) else path
+
+
+def _shown(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What the file is shown: of images that the network takes as whole numbers, those."""
+    found = []
+    for node, x in zip(graph.network_inputs, inputs, strict=True):
+        quantised = any(isinstance(graph[p], Quantise) for p in graph.consumers(node.path))
+        found.append(np.rint(x * LEVELS).clip(0, LEVELS) if quantised else x)
+    return found

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
+import torch
 
 from snnir.analysis.certificate import Certificate, certify
 from snnir.errors import SnnirError
@@ -24,6 +25,7 @@ from snnir.passes import (
     LEGALISING_FOR_NIR,
     MERGING,
     ROUNDING,
+    ROUNDING_WITH_LEAKS,
     WHOLE_NUMBERS,
     PassResult,
     run_passes,
@@ -78,9 +80,10 @@ def refuse(folded: Graph, *, target: Target, precision: Precision, form: Form) -
         return
     if form != "sequence":
         raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")
-    if precision != "fp32":
-        raise SnnirError(f"found precision '{precision}' with target 'nir', expected fp32")
-    nir_export.refuse_inexpressible(run_passes(LEGALISING_FOR_NIR, folded).graph)
+    if precision == "int8":
+        raise SnnirError("found precision 'int8' with target 'nir', expected fp32 or exact")
+    whole = run_passes(WHOLE_NUMBERS, folded).graph if precision == "exact" else folded
+    nir_export.refuse_inexpressible(run_passes(LEGALISING_FOR_NIR, whole).graph)
 
 
 def deploy(
@@ -95,10 +98,10 @@ def deploy(
 ) -> Deployed:
     """Lower, export and prove on `inputs`. `calibration` is what int8 finds its ranges on. Raises
     SnnirError."""
+    if precision == "exact":
+        return _exact(folded, inputs, target, form, say)
     if target == "nir":
         return _nir(folded, inputs, say)
-    if precision == "exact":
-        return _exact(folded, inputs, form, say)
     merged = run_passes(MERGING, folded.graph, folded.weights)
     if precision == "int8":
         return _int8(merged, calibration, inputs, form, say)
@@ -117,15 +120,20 @@ def _nir(folded: PassResult, inputs: Sequence[np.ndarray], say: Say) -> Deployed
     return Deployed(legal.graph, legal.weights, model, parity, folded)
 
 
-def _exact(folded: PassResult, inputs: Sequence[np.ndarray], form: Form, say: Say) -> Deployed:
+def _exact(
+    folded: PassResult, inputs: Sequence[np.ndarray], target: Target, form: Form, say: Say
+) -> Deployed:
     whole = run_passes(WHOLE_NUMBERS, folded.graph, folded.weights)
-    rounded = run_passes(ROUNDING, whole.graph, whole.weights)
+    rounding = ROUNDING_WITH_LEAKS if target == "nir" else ROUNDING
+    rounded = run_passes(rounding, whole.graph, whole.weights)
     merged = run_passes(MERGING, rounded.graph, rounded.weights)
-    given = run_passes(MERGING, whole.graph, whole.weights).weights
     model = export_onnx(merged.graph, merged.weights, form=form)
-    say(EXPORTED)
     inputs = [eight_bit(x) if x.ndim == 4 else x for x in inputs]
     proved = (model, merged.graph, merged.weights, inputs)
+    if target == "nir":
+        return _exact_nir(whole, rounded, inputs, check_exactness(*proved, form=form), say)
+    say(EXPORTED)
+    given = run_passes(MERGING, whole.graph, whole.weights).weights
     return Deployed(
         merged.graph,
         merged.weights,
@@ -135,6 +143,35 @@ def _exact(folded: PassResult, inputs: Sequence[np.ndarray], form: Form, say: Sa
         certificate=certify(merged.graph, merged.weights, given),
         exactness=check_exactness(*proved, form=form),
     )
+
+
+def _exact_nir(
+    whole: PassResult,
+    rounded: PassResult,
+    inputs: Sequence[np.ndarray],
+    exactness: Exactness,
+    say: Say,
+) -> Deployed:
+    for leak, now in _changed_leaks(whole.graph, rounded.graph).items():
+        say(f"leak factor {leak:g} is now {now:g}: a network trained with that keeps its accuracy")
+    legal = run_passes(LEGALISING_FOR_NIR, rounded.graph, rounded.weights)
+    given = run_passes(LEGALISING_FOR_NIR, whole.graph, whole.weights).weights
+    model = nir_export.export_nir(legal.graph, legal.weights, client="any")
+    say(EXPORTED)
+    return Deployed(
+        legal.graph,
+        legal.weights,
+        model,
+        check_nir(model, rounded.graph, rounded.weights, inputs, dtype=torch.float32),
+        rounded,
+        certificate=certify(legal.graph, legal.weights, given, for_others=True),
+        exactness=exactness,
+    )
+
+
+def _changed_leaks(before: Graph, after: Graph) -> dict[float, float]:
+    pairs = zip(before.neurons, after.neurons, strict=True)
+    return {old.leak: new.leak for old, new in pairs if old.leak != new.leak}
 
 
 def _int8(

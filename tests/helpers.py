@@ -11,6 +11,7 @@ from torch import Tensor
 
 from snnir.export.onnx import export_onnx
 from snnir.genotype import Genotype, parse
+from snnir.genotype.retarget import retarget
 from snnir.ir import build
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron
@@ -38,9 +39,11 @@ def small(text: str) -> Genotype:
 
 
 @cache
-def calibrated(name: str, samples: int = 3) -> tuple[Graph, Weights, tuple[np.ndarray, ...]]:
+def calibrated(
+    name: str, samples: int = 3, *settings: str
+) -> tuple[Graph, Weights, tuple[np.ndarray, ...]]:
     """A graph as built, float32 weights with which every layer fires, and the inputs used."""
-    graph = build(genotype(name))
+    graph = build(retarget(genotype(name), settings))
     inputs = seeded_inputs(graph, 1, samples)
     training = run_passes(TRAINING, graph).graph
     weights = calibrated_weights(training, [torch.from_numpy(x) for x in inputs], 1)

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from helpers import calibrated, genotype, small
+from helpers import as_float64, calibrated, genotype, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +23,15 @@ from snnir.ir import nodes as ir
 from snnir.ir.serialize import graph_from_json, graph_to_json
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights, seeded_inputs
-from snnir.passes import FOLDING, MERGING, ROUNDING, WHOLE_NUMBERS, run_passes
-from snnir.passes.intervals import bound_graph, lowest_bit
+from snnir.passes import (
+    FOLDING,
+    MERGING,
+    ROUNDING,
+    ROUNDING_WITH_LEAKS,
+    WHOLE_NUMBERS,
+    run_passes,
+)
+from snnir.passes.intervals import bound_graph, bound_membrane, lowest_bit
 from snnir.passes.quantise_images import eight_bit
 from snnir.passes.round_to_grid import MOST_ROUNDING
 
@@ -321,6 +328,98 @@ def test_the_fp32_network_has_no_certificate(name):
     graph, weights, _ = calibrated(name)
     fp32 = run_passes((*FOLDING, *MERGING), graph, weights)
     assert not certify(fp32.graph, fp32.weights).holds
+
+
+CANCELLING = """
+input event: events[2, 4, 4]
+neuron binary
+cell one(prev_prev, prev) { n0 = conv3x3(prev) + conv3x3(prev_prev) }
+backbone trunk(event) { stem conv3x3(2), conv3x3(2)  layers channels=2 { one@0 } }
+head classify(trunk, classes=2)
+"""
+
+
+@pytest.mark.parametrize("size", [0.9, 1.7])
+def test_sums_are_bounded_alike_before_and_after_they_are_merged(size):
+    """A bias that keeps one term of a sum from below 0 does nothing for the terms themselves, which
+    one convolution in the place of two adds up. No membrane bound hides it in a `binary` neuron."""
+    network = build(small(CANCELLING))
+    whole = run_passes((*FOLDING, *WHOLE_NUMBERS), network, initial_weights(network, 0))
+    for source, bias in (("prev", 18 * size), ("prev_prev", 0)):
+        conv = f"trunk.layers.0.n0.{source}.conv"
+        whole.weights[f"{conv}.weight"][:] = -size
+        whole.weights[f"{conv}.bias"][:] = bias
+    rounded = run_passes((*ROUNDING, *MERGING), whole.graph, whole.weights)
+    certificate = certify(rounded.graph, rounded.weights)
+    (layer,) = (x for x in certificate.layers if x.path.startswith("trunk.layers.0.n0.prev"))
+    assert layer.path == "trunk.layers.0.n0.prev+prev_prev.conv"
+    assert layer.worst_case_sum == pytest.approx(36 * size, rel=1e-3)
+    assert certificate.holds
+
+
+# --- neurons that other programs have ---------------------------------------------------------
+
+LEAKY = (*FOLDING, *WHOLE_NUMBERS, *ROUNDING_WITH_LEAKS)
+
+
+@cache
+def with_leaks():
+    graph, weights, inputs = calibrated("layered")
+    whole = run_passes((*FOLDING, *WHOLE_NUMBERS), graph, weights)
+    rounded = run_passes(ROUNDING_WITH_LEAKS, whole.graph, whole.weights)
+    return whole, rounded, tuple(map(eight_bit, inputs))
+
+
+def test_leaks_are_quarters_and_nothing_in_a_neuron_is_rounded():
+    whole, rounded, _ = with_leaks()
+    certificate = certify(rounded.graph, rounded.weights, whole.weights, for_others=True)
+    assert certificate.holds
+    assert certificate.steps == rounded.graph.steps
+    leaks = {}
+    for before, after in zip(whole.graph.neurons, rounded.graph.neurons, strict=True):
+        leaks[before.leak] = after.leak
+        assert after.grid is None
+        assert abs(before.v_threshold - after.v_threshold) < 1e-3
+        assert float(np.float32(after.v_threshold)) == after.v_threshold
+    assert leaks == {0.2: 0.25, 0.6: 0.5, 0.0: 0.0}
+
+
+def test_no_membrane_comes_nearer_to_its_threshold_than_half_a_step():
+    """Measured in float64, in every neuron: what makes spikes equal wherever they are computed.
+    The bound is tight: some membrane is at exactly that distance on a coarse enough grid."""
+    _, rounded, inputs = with_leaks()
+    graph = rounded.graph
+    bounds = bound_graph(graph, rounded.weights)
+    module = SpikingModule(graph, as_float64(rounded.weights)).double().eval()
+    seen = {}
+    with torch.no_grad():
+        module.run(
+            *(torch.from_numpy(x).double() for x in inputs),
+            observe=lambda node, y: seen.setdefault(node.path, y),
+        )
+    for neuron in graph.neurons:
+        source = graph.inputs(neuron.path)[0]
+        grid = bound_membrane(neuron, bounds[source].value, graph.steps).finest
+        v, spikes = 0.0, 0
+        for current in seen[source].unfolded(graph.steps):
+            u = neuron.leak * v + current
+            distance = (u - neuron.v_threshold).abs()
+            assert float(distance.min()) >= 2.0 ** (grid - 1), neuron.path
+            fired = u > neuron.v_threshold
+            v, spikes = u * ~fired, spikes + int(fired.sum())
+        assert spikes > 0
+
+
+@pytest.mark.parametrize("where", ["a leak", "a threshold"])
+def test_what_other_programs_may_decide_otherwise_has_no_certificate(where):
+    _, rounded, _ = with_leaks()
+    graph = rounded.graph.copy()
+    neuron = graph.neurons[2]
+    change = {"a leak": {"tau": 0.2}, "a threshold": {"v_threshold": 0.5}}[where]
+    graph.replace(neuron.model_copy(update=change))
+    certificate = certify(graph, rounded.weights, for_others=True)
+    assert certificate.ties == (neuron.path,)
+    assert not certificate.holds
 
 
 # --- the passes -------------------------------------------------------------------------------

@@ -27,7 +27,15 @@ from snnir.importers.nir import read_nir
 from snnir.ir import build
 from snnir.ir.nodes import Concat, Conv, Resize
 from snnir.lower import SpikingModule
-from snnir.passes import FOLDING, NIR_DEPLOYMENT, run_passes
+from snnir.passes import (
+    FOLDING,
+    LEGALISING_FOR_NIR,
+    NIR_DEPLOYMENT,
+    ROUNDING_WITH_LEAKS,
+    WHOLE_NUMBERS,
+    run_passes,
+)
+from snnir.passes.quantise_images import eight_bit
 from snnir.weights import read_weights
 
 nir = pytest.importorskip("nir")
@@ -264,6 +272,54 @@ def test_compile_for_nir_and_import_again(run, tmp_path):
     assert {path.name for path in (tmp_path / "again").iterdir()} == {
         "network.onnx", "graph.json", "graph.safetensors", "report.json",
     }  # fmt: skip
+
+
+def test_compile_for_nir_in_exact_mode(run, tmp_path):
+    command = (
+        "compile", GENOTYPES / "layered.snn", "--set", "input=2x8x8",
+        "--target", "nir", "--precision", "exact",
+    )  # fmt: skip
+    code, out, err = run(*command, "--json")
+    assert code == 0, err
+    assert "leak factor 0.2 is now 0.25" in err
+    report = json.loads(out)
+    assert report["certificate"]["holds"]
+    assert report["certificate"]["ties"] == []
+    assert report["certificate"]["steps"] == 4
+    assert report["parity"]["passed"]
+    assert report["parity"]["max_abs_diff"] == 0  # fp32 here, float64 from the file
+    assert report["parity"]["end_to_end"]["mismatches"] == 0
+    assert all(0.005 < layer["firing_rate"] < 0.995 for layer in report["parity"]["layers"])
+    found = nir.read(tmp_path / "layered" / "network.nir")
+    assert found.metadata["client"] == "any"
+    assert not any("quantise" in path for path in found.nodes)
+    page = (tmp_path / "layered" / "report.html").read_text()
+    assert "half a step" in page
+
+
+@pytest.mark.parametrize("what", ["a deep weight", "a threshold", "a time constant"])
+def test_a_corrupted_exact_file_is_caught(what):
+    graph, weights, inputs = calibrated("layered", 3, "input=2x8x8")
+    passes = (*FOLDING, *WHOLE_NUMBERS, *ROUNDING_WITH_LEAKS)
+    rounded = run_passes(passes, graph, weights)
+    legal = run_passes(LEGALISING_FOR_NIR, rounded.graph, rounded.weights)
+    images = [eight_bit(x) for x in inputs]
+    fine = export_nir(legal.graph, legal.weights, client="any")
+    arguments = (rounded.graph, rounded.weights, images)
+    assert check_nir(fine, *arguments, dtype=torch.float32).passed
+    path, field, factor = CORRUPTIONS[what]
+    setattr(fine.nodes[path], field, getattr(fine.nodes[path], field) * factor)
+    assert not check_nir(fine, *arguments, dtype=torch.float32).passed
+
+
+def test_a_kernel_that_is_not_square_is_refused(run):
+    """The pool over a map of 2x3 is a convolution in exact mode."""
+    code, _, err = run(
+        "compile", GENOTYPES / "layered.snn", "--target", "nir", "--precision", "exact", "-o", "out"
+    )
+    assert code == 2
+    assert "head.pool.0 (conv) cannot be exported to NIR: a kernel of (2, 3), only square" in err
+    assert not Path("out").exists()
 
 
 def test_the_step_form_is_onnx_alone(run):

@@ -15,13 +15,22 @@ from helpers import assert_all_fire, calibrated, run_recorded, small, whole
 from torch import nn
 
 from snnir import models
+from snnir.analysis.certificate import certify
 from snnir.errors import SnnirError
 from snnir.export.nir import export_nir, nir_bytes
 from snnir.importers.nir import read_nir
 from snnir.ir import build
 from snnir.ir.nodes import Conv
 from snnir.lower import SpikingModule
-from snnir.passes import FOLDING, NIR_DEPLOYMENT, run_passes
+from snnir.passes import (
+    FOLDING,
+    LEGALISING_FOR_NIR,
+    NIR_DEPLOYMENT,
+    ROUNDING_WITH_LEAKS,
+    WHOLE_NUMBERS,
+    run_passes,
+)
+from snnir.passes.quantise_images import eight_bit
 from snnir.weights import read_weights
 
 nir = pytest.importorskip("nir")
@@ -103,42 +112,82 @@ def in_client(client, path, x, steps):
 # --- our files there ----------------------------------------------------------------------------
 
 
-PRECISIONS = {"fp64": np.float64}
+SQUARE = "input=2x8x8"
+"""NIR has no convolutions over other than square kernels, as exact mode has for a global pool."""
+
+NETWORKS = ("fashion_small", "layered", "spikes")
+"""A trained network of four cells over three levels; skips of joined and halved maps; one that
+mixes at the spike."""
 
 
-def network(name, precision="fp64"):
-    """A folded graph and the legal one with their weights, and an input in the precision in which
-    spikes are equal."""
+def network(name, passes=FOLDING, settings=()):
+    """A folded graph and the legal one with their weights, and an input."""
     if name == "fashion_small":
         graph = build(models.load(name))
         weights = read_weights(models.trained_weights(name), graph)
         x = models.fashion_mnist_sample()[0][::125]
     else:
-        graph, weights, (x,) = calibrated(name)
-    folded, legal = (run_passes(p, graph, weights) for p in (FOLDING, NIR_DEPLOYMENT))
-    return folded, legal, x.astype(PRECISIONS[precision])
+        graph, weights, (x,) = calibrated(name, 3, *settings)
+    folded = run_passes(passes, graph, weights)
+    legal = run_passes(LEGALISING_FOR_NIR, folded.graph, folded.weights)
+    return folded, legal, x
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["fashion_small", "layered", "spikes"])
+def assert_spikes_there_as_here(path, client, legal, spikes, expected, x):
+    """Every spike of every layer, and the output."""
+    assert_all_fire(spikes)
+    outputs, found = in_client(client, path, torch.from_numpy(x), legal.graph.steps)
+    named = {n.path: found[n.path.replace(".", "_")] for n in legal.graph.neurons}
+    for layer, fired in spikes.items():
+        assert torch.equal(whole(named, layer).to(fired.dtype), fired), layer
+    mean = outputs.to(expected.dtype).mean(0)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("client", "written_for"),
     [*((client, "spikingjelly") for client in CLIENTS), ("snntorch",) * 2, ("norse",) * 2],
 )
-def test_our_file_spikes_there_as_here(tmp_path, name, precision, client, written_for):
-    """A trained network of four cells over three levels; skips of joined and halved maps; one that
-    mixes at the spike. Every spike of every layer, and the output."""
-    folded, legal, x = network(name, precision)
+def test_our_file_spikes_there_as_here_in_float64(tmp_path, name, client, written_for):
+    folded, legal, x = network(name)
     path = tmp_path / "network.nir"
     path.write_bytes(nir_bytes(export_nir(legal.graph, legal.weights, client=written_for)))
-    weights = {key: array.astype(x.dtype) for key, array in folded.weights.items()}
-    expected, spikes = run_recorded(folded.graph, weights, (x,))
-    assert_all_fire(spikes)
-    outputs, found = in_client(client, path, torch.from_numpy(x), folded.graph.steps)
-    named = {n.path: found[n.path.replace(".", "_")] for n in legal.graph.neurons}
-    for layer, fired in spikes.items():
-        assert torch.equal(whole(named, layer), fired), layer
-    torch.testing.assert_close(outputs.mean(0), expected, rtol=0, atol=1e-12)
+    wide = x.astype(np.float64)
+    weights = {key: array.astype(wide.dtype) for key, array in folded.weights.items()}
+    expected, spikes = run_recorded(folded.graph, weights, (wide,))
+    assert_spikes_there_as_here(path, client, legal, spikes, expected, wide)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_exact_network_in_fp32_here_spikes_there_in_float64(tmp_path, name, client):
+    """One file for all clients, which fire at the threshold or above it. In fp32 here, whatever
+    the order of the sums; there they are shown an image's whole numbers."""
+    passes = (*FOLDING, *WHOLE_NUMBERS, *ROUNDING_WITH_LEAKS)
+    folded, legal, x = network(name, passes, [SQUARE] if name == "layered" else [])
+    assert certify(legal.graph, legal.weights, for_others=True).holds
+    path = tmp_path / "network.nir"
+    path.write_bytes(nir_bytes(export_nir(legal.graph, legal.weights, client="any")))
+    expected, spikes = run_recorded(folded.graph, folded.weights, (eight_bit(x),))
+    pixels = np.rint(255 * x).clip(0, 255)
+    assert_spikes_there_as_here(path, client, legal, spikes, expected, pixels.astype(np.float64))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_leak_of_a_half_is_exact_there_in_fp32_too(tmp_path, client):
+    """tau_mem and r are then powers of two, and a client rounds nothing."""
+    graph, weights, (x,) = calibrated("layered", 3, SQUARE)
+    graph = graph.copy()
+    for neuron in graph.neurons:
+        graph.replace(neuron.model_copy(update={"tau": 0.5}))
+    folded = run_passes((*FOLDING, *WHOLE_NUMBERS, *ROUNDING_WITH_LEAKS), graph, weights)
+    legal = run_passes(LEGALISING_FOR_NIR, folded.graph, folded.weights)
+    path = tmp_path / "network.nir"
+    path.write_bytes(nir_bytes(export_nir(legal.graph, legal.weights, client="any")))
+    expected, spikes = run_recorded(folded.graph, folded.weights, (eight_bit(x),))
+    pixels = np.rint(255 * x).clip(0, 255).astype(np.float32)
+    assert_spikes_there_as_here(path, client, legal, spikes, expected, pixels)
 
 
 AT_THRESHOLD = """
@@ -284,7 +333,7 @@ def test_the_documented_code_runs(tmp_path, monkeypatch, client):
     monkeypatch.chdir(tmp_path)
     Path("network").mkdir()
     Path("network/network.nir").write_bytes(nir_bytes(export_nir(legal.graph, legal.weights)))
-    x = torch.from_numpy(images)
+    x = torch.from_numpy(images).double()
     names = {"x": x}
     with torch.no_grad():
         exec(code, names)

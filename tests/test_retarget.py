@@ -28,6 +28,15 @@ HAND_WRITTEN = [
     ("spikedhs_cla", ["input=1x28x28"], {"frame[3, 32, 32]": "frame[1, 28, 28]"}),
     ("spikedhs_cla", ["input=events[2,34,34]"], {"frame[3, 32, 32]": "events[2, 34, 34]"}),
     ("spikedhs_cla", ["input=frame[1, 28, 28]"], {"frame[3, 32, 32]": "frame[1, 28, 28]"}),
+    (
+        "spikedhs_cla",
+        ["neuron=lif(tau=0.25, surrogate=arctan(b=3))"],
+        {
+            "lif(tau=0.2, v_threshold=0.5, surrogate=dspike(b=3))": "lif(tau=0.25, "
+            "surrogate=arctan(b=3))"
+        },
+    ),
+    ("spikedhs_cla", ["neuron=if"], {"lif(tau=0.2, v_threshold=0.5, surrogate=dspike(b=3))": "if"}),
     ("spikedhs_cla", ["channels=32"], {"(144)": "(96)", "channels=48": "channels=32"}),
     ("spikedhs_cla", ["trunk.channels=96"], {"(144)": "(288)", "channels=48": "channels=96"}),
     ("cifar_space", ["channels=4"], {"(48)": "(12)", "channels=16": "channels=4"}),
@@ -149,7 +158,12 @@ REFUSED = [
     ("hybrid", f"steps={'9' * 5000}", "expected a whole number of at most 4096"),
     ("hybrid", "channels=65537", "found '65537', expected a whole number of at most 65536"),
     ("hybrid", "clases=3", "did you mean 'classes'?"),
-    ("hybrid", "tau=3", "expected one of channels, classes, input, steps, trunk.channels."),
+    ("hybrid", "tau=3", "expected one of channels, classes, input, neuron, steps, trunk"),
+    ("hybrid", "neuron=lfi", "found unknown neuron 'lfi', expected one of"),
+    ("hybrid", "neuron=lif(tau=2)", "found 2, expected a leak factor in [0, 1)"),
+    ("hybrid", "neuron=lif(tau=0.1", "a neuron is written lif(tau=0.25)"),
+    ("hybrid", "neuron=", "found end of file, expected a name"),
+    ("hybrid", "neuron=if steps 3", "found more than one statement"),
     ("hybrid", "trnk.channels=3", "did you mean 'trunk.channels'?"),
     ("spikedhs_stereo", "classes=3", "found a disparity head, which has no classes"),
     (

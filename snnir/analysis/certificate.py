@@ -5,12 +5,15 @@ It is drawn from the graph and weights that are exported and from nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Input, Neuron, Node, Output, WeightLayer
-from snnir.passes.intervals import EXACT_BITS, Bounds, bound_graph
+from snnir.passes.intervals import EXACT_BITS, Bounds, bound_graph, bound_membrane, lowest_bit
 from snnir.passes.round_to_grid import rounding_error
 from snnir.weights import Weights
 
@@ -51,14 +54,22 @@ class Certificate:
     """Neurons whose current lies on no grid; there must be none."""
     steps: int | None
     """For how many steps from rest; None: for any number."""
+    ties: tuple[str, ...] | None = None
+    """For other programs (NIR): neurons whose membrane may be exactly at threshold, where programs
+    differ; there must be none. Membranes are then half a step of their grid away from it at least,
+    and float64 rounds 2^-29 of a step."""
 
     @property
     def holds(self) -> bool:
-        return not self.neurons_outside and all(layer.holds for layer in self.layers)
+        broken = self.neurons_outside or self.ties
+        return not broken and all(layer.holds for layer in self.layers)
 
 
-def certify(graph: Graph, weights: Weights, given: Weights | None = None) -> Certificate:
-    """Bound every sum of a folded graph; `given`: its weights before rounding, to compare."""
+def certify(
+    graph: Graph, weights: Weights, given: Weights | None = None, *, for_others: bool = False
+) -> Certificate:
+    """Bound every sum of a folded graph; `given`: its weights before rounding, to compare;
+    `for_others`: also look for ties."""
     bounds = bound_graph(graph, weights)
     layers = []
     for node in graph.nodes():
@@ -72,7 +83,20 @@ def certify(graph: Graph, weights: Weights, given: Weights | None = None) -> Cer
         outside=tuple(n.path for n in loose if not isinstance(n, Input | Output | Neuron)),
         neurons_outside=tuple(n.path for n in loose if isinstance(n, Neuron)),
         steps=graph.steps if counted else None,
+        ties=_ties(graph, bounds) if for_others else None,
     )
+
+
+def _ties(graph: Graph, bounds: Mapping[str, Bounds]) -> tuple[str, ...]:
+    """Neurons whose threshold, as fp32 has it, lies on the grid of their membrane, or on none."""
+    found = []
+    for neuron in graph.neurons:
+        current = bounds[graph.inputs(neuron.path)[0]].value
+        if neuron.spiking and current is not None:
+            membrane = bound_membrane(neuron, current, graph.steps)
+            if int(lowest_bit(np.float32(neuron.v_threshold))) != membrane.finest - 1:
+                found.append(neuron.path)
+    return tuple(found)
 
 
 def _layer(node: Node, bounds: Bounds, weights: Weights, given: Weights) -> CertifiedLayer:

@@ -43,6 +43,22 @@ def parse_with_comments(source: Source) -> tuple[ast.Genotype, list[Comment]]:
     return genotype, comments
 
 
+def parse_neuron(text: str) -> ast.Neuron:
+    """Read what stands behind `neuron`: `lif(tau=0.25)`.
+
+    Raises:
+        GenotypeError: with what is wrong, in a text that begins with a header.
+    """
+    source = Source("<neuron>", f"snn 1 network one neuron {text}")
+    reader = _TreeReader()
+    found = reader.genotype(parse_tree(source)[0], source)
+    if len(found.statements) != 1 and not reader.diagnostics:
+        reader.diagnostics.append(Diagnostic("found more than one statement, expected a neuron"))
+    if reader.diagnostics:
+        raise GenotypeError(source, reader.diagnostics)
+    return found.default_neuron
+
+
 class _Unreadable(Exception):
     """A branch whose error has been recorded."""
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from snnir.errors import SnnirError, did_you_mean
+from snnir.errors import GenotypeError, SnnirError, did_you_mean
 from snnir.genotype import ast
 from snnir.genotype import vocabulary as words
-from snnir.genotype.parser import parse
+from snnir.genotype.parser import parse, parse_neuron
 from snnir.genotype.printer import print_genotype
 from snnir.source import Source
 
@@ -29,7 +29,7 @@ _INPUT: Final = (
 def retarget(genotype: ast.Genotype, settings: Sequence[str]) -> ast.Genotype:
     """`genotype` with each `KEY=VALUE` in its place, printed and read back.
 
-    Keys are `classes`, `steps`, `input`, `channels` and, where several backbones have layers,
+    Keys are `classes`, `steps`, `input`, `neuron`, `channels` and, where several backbones have layers,
     `NAME.channels`. `source` and spans are those of the new text, without the old comments. No
     settings give back `genotype` itself.
 
@@ -59,7 +59,8 @@ def retarget(genotype: ast.Genotype, settings: Sequence[str]) -> ast.Genotype:
 def _changes(genotype: ast.Genotype) -> dict[str, Change]:
     """What each key of `genotype` does."""
     channels = {f"{name}.channels": partial(_channels, name) for name in _layered(genotype)}
-    return {"classes": _classes, "steps": _steps, "input": _input, **channels}
+    fixed = {"classes": _classes, "steps": _steps, "input": _input, "neuron": _neuron}
+    return fixed | channels
 
 
 def _key_and_value(genotype: ast.Genotype, setting: str) -> tuple[str, str]:
@@ -109,12 +110,16 @@ def _classes(genotype: ast.Genotype, value: str) -> ast.Genotype:
 
 
 def _steps(genotype: ast.Genotype, value: str) -> ast.Genotype:
-    steps = ast.Steps(count=_whole_number(value, words.MAX_STEPS))
-    if genotype.all(ast.Steps):
-        return _with_each(genotype, lambda s: steps if isinstance(s, ast.Steps) else s)
-    after = genotype.statements.index(genotype.inputs[-1]) + 1
-    before, rest = genotype.statements[:after], genotype.statements[after:]
-    return _with(genotype, statements=(*before, steps, *rest))
+    return _with_one(genotype, ast.Steps(count=_whole_number(value, words.MAX_STEPS)))
+
+
+def _neuron(genotype: ast.Genotype, value: str) -> ast.Genotype:
+    """Another default neuron; nodes that name their own keep it."""
+    try:
+        return _with_one(genotype, ast.DefaultNeuron(neuron=parse_neuron(value)))
+    except GenotypeError as error:
+        reason = error.diagnostics[0].message
+        raise SnnirError(f"{reason} (a neuron is written lif(tau=0.25), say)") from None
 
 
 def _input(genotype: ast.Genotype, value: str) -> ast.Genotype:
@@ -177,6 +182,16 @@ def _whole_number(text: str, limit: int) -> int:
     if len(text) > 18 or int(text) > limit:
         raise SnnirError(f"found '{text}', expected a whole number of at most {limit}")
     return int(text)
+
+
+def _with_one(genotype: ast.Genotype, statement: ast.Statement) -> ast.Genotype:
+    """The statement in the place of its kind's, or after the inputs."""
+    kind = type(statement)
+    if genotype.all(kind):
+        return _with_each(genotype, lambda s: statement if isinstance(s, kind) else s)
+    after = genotype.statements.index(genotype.inputs[-1]) + 1
+    before, rest = genotype.statements[:after], genotype.statements[after:]
+    return _with(genotype, statements=(*before, statement, *rest))
 
 
 def _with(element: E, **fields: object) -> E:

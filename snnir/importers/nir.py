@@ -198,7 +198,7 @@ class _Importer:
         try:
             return list(TopologicalSorter({name: sources[name] for name in needed}).static_order())
         except CycleError as error:
-            name = error.args[1][0]
+            name = min(error.args[1])  # of a cycle, whose edges stand in the file in any order
             self.refuse(name, str(nodes[name].get("type")), "found a recurrent connection")
 
     def add(self, node: ir.Node, *inputs: str) -> str:

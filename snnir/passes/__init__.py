@@ -21,7 +21,7 @@ from snnir.passes.merge_same_sum import MERGE_SAME_SUM
 from snnir.passes.merge_shared_input import MERGE_SHARED_INPUT
 from snnir.passes.pools_to_convolutions import POOLS_TO_CONVOLUTIONS
 from snnir.passes.quantise_images import QUANTISE_IMAGES
-from snnir.passes.round_to_grid import ROUND_TO_GRID
+from snnir.passes.round_to_grid import ROUND_TO_GRID, ROUND_WITH_LEAKS
 from snnir.passes.sink_concats import SINK_CONCATS
 
 ANALYSIS: Final = (INFER_SHAPES, INFER_DOMAINS, APPLY_ANNOTATIONS)
@@ -70,6 +70,9 @@ WHOLE_NUMBERS: Final = (QUANTISE_IMAGES, POOLS_TO_CONVOLUTIONS)
 ROUNDING: Final = (ROUND_TO_GRID,)
 """From there to a graph whose every sum is exact in fp32."""
 
+ROUNDING_WITH_LEAKS: Final = (ROUND_WITH_LEAKS,)
+"""As `ROUNDING`, with neurons that other programs have: nothing in them is rounded."""
+
 __all__ = [
     "ANALYSIS",
     "DEPLOYMENT",
@@ -78,6 +81,7 @@ __all__ = [
     "MERGING",
     "NIR_DEPLOYMENT",
     "ROUNDING",
+    "ROUNDING_WITH_LEAKS",
     "TRAINING",
     "WHOLE_NUMBERS",
     "WIDENING",

@@ -67,6 +67,8 @@ class Bounds:
     """None: on no grid."""
     sums: tuple[Interval, ...] = ()
     """The partial sums, products included, that the node computes on the way."""
+    terms: Interval | None = None
+    """Of a weighted sum, what any subset of its terms sums to."""
 
     @property
     def bits(self) -> float:
@@ -74,7 +76,7 @@ class Bounds:
         return log2(max([1.0, *(interval.grid_steps for interval in self.sums)]))
 
 
-def lowest_bit(x: np.ndarray | np.floating) -> np.ndarray:
+def lowest_bit(x: np.ndarray | np.floating | float) -> np.ndarray:
     """The exponent of each number's lowest bit: the coarsest grid it lies on (`NO_BITS` for 0)."""
     import numpy as np
 
@@ -99,8 +101,29 @@ def bound_node(
     read = [bounds[source].value for source in graph.inputs(node.path)]
     if isinstance(node, ir.Quantise):
         return Bounds(_whole(graph.shape(node.path)[0], node.low, node.high))
+    if isinstance(node, ir.Add):
+        return _add([bounds[source] for source in graph.inputs(node.path)])
     known = [x for x in read if x is not None]
     return _bound(node, known, graph, weights) if len(known) == len(read) else Bounds(None)
+
+
+def _add(read: list[Bounds]) -> Bounds:
+    """The terms of all that is summed, in any order: what one convolution in their place may meet
+    on its way, and what several in its place may."""
+    import numpy as np
+
+    values = [x.value for x in read if x.value is not None]
+    if len(values) < len(read):
+        return Bounds(None)
+    grid = np.min([x.grid for x in values], axis=0)
+    terms = [x.terms or x.value for x in read]
+    partial = Interval(
+        grid,
+        np.sum([np.minimum(x.low, 0) for x in terms if x is not None], axis=0),
+        np.sum([np.maximum(x.high, 0) for x in terms if x is not None], axis=0),
+    )
+    value = Interval(grid, np.sum([x.low for x in values], 0), np.sum([x.high for x in values], 0))
+    return Bounds(value, (partial,), partial)
 
 
 @singledispatch
@@ -150,17 +173,7 @@ def _weighted(
         finest = np.minimum(finest, lowest_bit(bias))
     finest = np.where(finest >= NO_BITS // 2, 0, finest)
     partial = Interval(finest, least + np.minimum(bias, 0), most + np.maximum(bias, 0))
-    return Bounds(Interval(finest, least + bias, most + bias), (partial,))
-
-
-@_bound.register(ir.Add)
-def _add(node: ir.Add, read: list[Interval], graph: Graph, weights: Weights) -> Bounds:
-    import numpy as np
-
-    grid = np.min([x.grid for x in read], axis=0)
-    low, high = np.array([x.low for x in read]), np.array([x.high for x in read])
-    partial = Interval(grid, np.minimum(low, 0).sum(0), np.maximum(high, 0).sum(0))
-    return Bounds(Interval(grid, low.sum(0), high.sum(0)), (partial,))
+    return Bounds(Interval(finest, least + bias, most + bias), (partial,), partial)
 
 
 @_bound.register(ir.Pool)

@@ -3,6 +3,11 @@
 weights, biases of all layers in one sum     -->  multiples of 2^g, the finest g that fits
 leak·v (ALIF: beta·a, tau_a·a; relu: y)      -->  rounded to multiples of the neuron's own 2^g
 v_threshold                                  -->  the multiple of 2^g below it, or it itself
+
+The second pass leaves neurons that other programs have, for as many steps as the graph has:
+
+leak                                         -->  the nearest multiple of 1/4
+v_threshold                                  -->  halfway between two values of the membrane
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from snnir.passes.intervals import (
     bound_membrane,
     bound_node,
     bound_rise,
+    lowest_bit,
 )
 from snnir.weights import Weights
 
@@ -32,6 +38,10 @@ FINEST_GRID: Final = -32
 RELU_BITS: Final = 10
 """What the output of a relu may take of the 24: the layer that reads it needs the rest."""
 
+LEAKS: Final = 4
+"""Steps from 0 to 1 of a leak factor that is itself rounded. Each halving of the step would take a
+bit more of the weights at each of the network's steps."""
+
 MOST_ROUNDING: Final = 0.1
 """How much of its weights (root mean square) a layer may lose to rounding."""
 
@@ -40,6 +50,13 @@ def round_to_grid(graph: Graph, weights: Weights) -> bool:
     """Raises SnnirError: naming the sums that only too coarse a grid would fit."""
     if weights:
         _Rounding(graph, weights).run()
+    return bool(weights)
+
+
+def round_with_leaks(graph: Graph, weights: Weights) -> bool:
+    """Raises SnnirError: as `round_to_grid`."""
+    if weights:
+        _RoundingWithLeaks(graph, weights).run()
     return bool(weights)
 
 
@@ -157,6 +174,31 @@ class _Rounding:
         self.graph.replace(node.model_copy(update={"v_threshold": below or node.v_threshold}))
 
 
+class _RoundingWithLeaks(_Rounding):
+    """Neurons stay u = leak·v + I, nothing rounded in between: the leak has few bits, each step
+    takes that many more, and no membrane comes nearer to a threshold than half of the last."""
+
+    def excess(self, path: str) -> int:
+        found, node = super().excess(path), self.graph[path]
+        if not isinstance(node, Neuron) or not node.spiking:
+            return found
+        mantissa_bits = ceil(log2(node.v_threshold) - int(lowest_bit(node.v_threshold)))
+        return max(found, mantissa_bits - EXACT_BITS)
+
+    def round_neuron(self, node: Neuron) -> None:
+        if not node.spiking:
+            return
+        if 0 < node.leak < 1:
+            nearest = min(round(node.leak * LEAKS), LEAKS - 1)
+            node = node.model_copy(update={"tau": nearest / LEAKS})
+        current = self.bounds[self.graph.inputs(node.path)[0]].value
+        if current is not None:
+            grid = bound_membrane(node, current, self.graph.steps).finest
+            between = (floor(node.v_threshold * 2.0**-grid) + 0.5) * 2.0**grid
+            node = node.model_copy(update={"v_threshold": between})
+        self.graph.replace(node)
+
+
 def rounding_error(given: np.ndarray, rounded: np.ndarray) -> float:
     """The root mean square of the change, as a share of that of the weights."""
     import numpy as np
@@ -171,3 +213,4 @@ def _parameters(layer: Conv | Linear, owner: str) -> list[str]:
 
 
 ROUND_TO_GRID = Pass("round_to_grid", round_to_grid)
+ROUND_WITH_LEAKS = Pass("round_with_leaks", round_with_leaks)
