@@ -125,7 +125,7 @@ def network(name, passes=FOLDING, settings=()):
     if name == "fashion_small":
         graph = build(models.load(name))
         weights = read_weights(models.trained_weights(name), graph)
-        x = models.fashion_mnist_sample()[0][::125]
+        x = models.fashion_mnist_sample()[0][::20]
     else:
         graph, weights, (x,) = calibrated(name, 3, *settings)
     folded = run_passes(passes, graph, weights)

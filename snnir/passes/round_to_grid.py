@@ -64,6 +64,11 @@ class _Rounding:
     """The graph and weights as far as they are rounded, node by node in topological order. Where a
     sum does not fit, the layers that feed it take a coarser grid, and it goes on from them."""
 
+    remedy = (
+        "give it fewer channels to read; a relu before it makes them cost more, an if neuron, "
+        "which forgets nothing, its steps"
+    )
+
     def __init__(self, graph: Graph, weights: Weights):
         self.graph = graph
         self.weights = weights
@@ -145,9 +150,7 @@ class _Rounding:
         return (
             f"{place}{path} ({node.op}): found a sum of up to {worst:.4g} over {self.graph.steps} "
             f"steps, which fits fp32's exact range only on a grid that changes its weights by "
-            f"{lost:.0%} (root mean square), expected at most {MOST_ROUNDING:.0%}: give it fewer "
-            "channels to read; a relu before it makes them cost more, an if neuron, which forgets "
-            "nothing, its steps"
+            f"{lost:.0%} (root mean square), expected at most {MOST_ROUNDING:.0%}: {self.remedy}"
         )
 
     # --- neurons ----------------------------------------------------------------------------
@@ -175,8 +178,14 @@ class _Rounding:
 
 
 class _RoundingWithLeaks(_Rounding):
-    """Neurons stay u = leak·v + I, nothing rounded in between: the leak has few bits, each step
-    takes that many more, and no membrane comes nearer to a threshold than half of the last."""
+    """Neurons stay u = leak·v + I, nothing rounded in between. The grid of the membrane is then finer
+    by the leak's bits at every step, and has to fit at the last; thresholds lie half a step of it
+    away from every membrane, so that whoever errs by less, fires alike."""
+
+    remedy = (
+        "give it fewer channels to read or fewer steps, which take a bit each where the leak is "
+        "1/2 and two where it is 1/4 or 3/4"
+    )
 
     def excess(self, path: str) -> int:
         found, node = super().excess(path), self.graph[path]
