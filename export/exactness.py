@@ -51,8 +51,8 @@ class Exactness:
 
     @property
     def passed(self) -> bool:
-        """Whether every neuron agrees; the output may lie beyond what is exact (a softmin)."""
-        return all(layer.passed for layer in self.layers)
+        """Whether every neuron agrees, and the output."""
+        return all(layer.passed for layer in (*self.layers, self.output))
 
     @property
     def spikes_compared(self) -> int:

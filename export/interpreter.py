@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from snnir.estimator import FRACTION_BITS, STEPS_PER_UNIT, exponentials
 from snnir.ir import nodes as ir
 from snnir.ir.graph import Graph
 from snnir.ir.types import Time
@@ -159,7 +160,7 @@ def _flatten(node: ir.Flatten, read: list[np.ndarray], run: _Run) -> np.ndarray:
 
 @_value.register(ir.Resize)
 def _resize(node: ir.Resize, read: list[np.ndarray], run: _Run) -> np.ndarray:
-    x = read[0]
+    x = _on_grid(read[0], node.grid)
     for axis, new in zip(range(-len(node.size), 0), node.size, strict=True):
         old = x.shape[axis]
         if node.mode == "nearest":
@@ -168,8 +169,11 @@ def _resize(node: ir.Resize, read: list[np.ndarray], run: _Run) -> np.ndarray:
             at = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
             low = at.astype(np.int64)
             share = (at - low).astype(np.float32).reshape(-1, *[1] * (-axis - 1))
+            if node.grid is not None:
+                share = _on_grid(share, -FRACTION_BITS)
             high = np.minimum(low + 1, old - 1)
-            x = x.take(low, axis) * (1 - share) + x.take(high, axis) * share
+            x = x.take(high, axis) * share + x.take(low, axis) * (1 - share)
+            x = _on_grid(x, node.grid)
     return x
 
 
@@ -248,5 +252,10 @@ def _soft_argmin(node: ir.SoftArgmin, read: list[np.ndarray], run: _Run) -> np.n
     index = np.arange(cost.shape[-3]).reshape(-1, 1, 1)
     best = cost.argmin(-3, keepdims=True)
     near = np.abs(index - best) <= node.support
-    weight = np.exp(cost.min(-3, keepdims=True) - cost) * near
+    excess = cost - cost.min(-3, keepdims=True)
+    if node.exact:
+        steps = np.rint(excess * STEPS_PER_UNIT).clip(0, len(exponentials()) - 1)
+        weight = exponentials()[steps.astype(int)] * near
+    else:
+        weight = np.exp(-excess) * near
     return (weight * (2 * index)).sum(-3) / weight.sum(-3)

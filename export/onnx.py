@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from snnir import __version__
+from snnir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.export.refusal import ExportError, refuse
 from snnir.ir import nodes as ir
 from snnir.ir.graph import Graph
@@ -235,10 +236,12 @@ class OnnxExporter:
             for axis, (old, new) in enumerate(zip(shape[1:], node.size, strict=True), start=2)
             if old != new
         ]
+        if node.grid is not None:
+            x = self._product(x, 1.0, node.grid, f"{node.path}.given" if changed else node.path)
         for number, (axis, old, new) in enumerate(changed):
             out = node.path if number == len(changed) - 1 else f"{node.path}.axis{axis}"
             if node.mode == "linear":
-                x = self._interpolate(x, axis, len(shape) + 1, old, new, node.path, out)
+                x = self._interpolate(x, axis, old, node, out)
             elif old == 2 * new:
                 end = self.integers(old)
                 x = self.op(
@@ -247,20 +250,22 @@ class OnnxExporter:
             else:
                 index = self.constant(np.arange(new) * old // new, f"{node.path}.index{axis}")
                 x = self.op("Gather", [x, index], out, axis=axis)
-        if not changed:
+        if x != node.path:
             self.op("Identity", [x], node.path)
 
-    def _interpolate(
-        self, x: str, axis: int, rank: int, old: int, new: int, path: str, out: str
-    ) -> str:
+    def _interpolate(self, x: str, axis: int, old: int, node: ir.Resize, out: str) -> str:
         """Multiply one axis with the interpolation matrix [old, new]."""
-        order = list(range(rank))
+        last = axis == len(node.size) + 1
+        order = list(range(len(node.size) + 2))
         order[axis], order[-1] = order[-1], order[axis]
-        matrix = self.constant(interpolation_matrix(old, new), f"{path}.matrix{axis}")
-        last = axis == rank - 1
+        matrix = interpolation_matrix(old, node.size[axis - 2], exact=node.grid is not None)
         moved = x if last else self.op("Transpose", [x], f"{out}.moved", perm=order)
-        product = self.op("MatMul", [moved, matrix], out if last else f"{out}.product")
-        return product if last else self.op("Transpose", [product], out, perm=order)
+        factor = self.constant(matrix, f"{node.path}.matrix{axis}")
+        whole = last and node.grid is None
+        x = self.op("MatMul", [moved, factor], out if whole else f"{out}.product")
+        if node.grid is not None:
+            x = self._product(x, 1.0, node.grid, out if last else f"{out}.on_grid")
+        return x if last else self.op("Transpose", [x], out, perm=order)
 
     @emit.register(ir.Concat)
     def _concat(self, node: ir.Concat, inputs: list[str]) -> None:
@@ -400,13 +405,26 @@ class OnnxExporter:
         )
         mask = self.op("Cast", [near], f"{path}.mask", to=TensorProto.FLOAT)
         excess = self.op("Sub", [least, cost], f"{path}.excess")
-        exponential = self.op("Exp", [excess], f"{path}.exponential")
+        exponential = f"{path}.exponential"
+        if node.exact:
+            self._whole_exponential(excess, exponential)
+        else:
+            self.op("Exp", [excess], exponential)
         weight = self.op("Mul", [exponential, mask], f"{path}.weight")
         disparity = self.constant((2 * index).astype(np.float32), f"{path}.disparities")
         weighted = self.op("Mul", [weight, disparity], f"{path}.weighted")
         numerator = self.op("ReduceSum", [weighted, one], f"{path}.numerator", keepdims=0)
         total = self.op("ReduceSum", [weight, one], f"{path}.total", keepdims=0)
         self.op("Div", [numerator, total], path)
+
+    def _whole_exponential(self, x: str, out: str) -> str:
+        """exp(x), x <= 0, from the table of exact mode."""
+        table = exponentials()
+        steps = self.op("Mul", [x, self.scalar(-STEPS_PER_UNIT)], f"{out}.steps")
+        rounded = self.op("Round", [steps], f"{out}.rounded")
+        known = self.op("Min", [rounded, self.scalar(len(table) - 1)], f"{out}.known")
+        index = self.op("Cast", [known], f"{out}.index", to=TensorProto.INT64)
+        return self.op("Gather", [self.constant(table, f"{out}.table"), index], out, axis=0)
 
     @emit.register(ir.Output)
     def _output(self, node: ir.Output, inputs: list[str]) -> None:
@@ -418,14 +436,3 @@ class OnnxExporter:
             self.op("Identity", inputs, node.path)
         sizes: list[str | int] = [*([self.steps] if stepped else []), "N", *shape]
         self.outputs.insert(0, helper.make_tensor_value_info(node.path, TensorProto.FLOAT, sizes))
-
-
-def interpolation_matrix(old: int, new: int) -> np.ndarray:
-    """[old, new]: linear interpolation between pixel centres, torch's align_corners=False."""
-    position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, None)
-    low = np.minimum(position.astype(np.int64), old - 1)
-    high = np.minimum(low + 1, old - 1)
-    matrix = np.zeros((old, new))
-    np.add.at(matrix, (low, np.arange(new)), 1 - (position - low))
-    np.add.at(matrix, (high, np.arange(new)), position - low)
-    return matrix.astype(np.float32)

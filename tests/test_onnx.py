@@ -10,8 +10,9 @@ import torch
 from helpers import calibrated, genotype
 from onnx import numpy_helper
 
+from snnir.estimator import interpolation_matrix
 from snnir.export.folding import check_folding
-from snnir.export.onnx import ExportError, export_onnx, interpolation_matrix
+from snnir.export.onnx import ExportError, export_onnx
 from snnir.export.parity import check_parity, session
 from snnir.genotype import parse
 from snnir.ir import build

@@ -29,9 +29,9 @@ _INPUT: Final = (
 def retarget(genotype: ast.Genotype, settings: Sequence[str]) -> ast.Genotype:
     """`genotype` with each `KEY=VALUE` in its place, printed and read back.
 
-    Keys are `classes`, `steps`, `input`, `neuron`, `channels` and, where several backbones have layers,
-    `NAME.channels`. `source` and spans are those of the new text, without the old comments. No
-    settings give back `genotype` itself.
+    Keys are `classes`, `steps`, `input`, `neuron`, `channels` and, where several backbones have
+    layers, `NAME.channels`. `source` and spans are those of the new text, without the old comments.
+    No settings give back `genotype` itself.
 
     Raises:
         SnnirError: with everything that is wrong in the settings.

@@ -268,11 +268,16 @@ class Flatten(_SameDomain):
 
 class Resize(Node):
     """Spatial resizing: nearest takes index floor(i·in/out); linear interpolates between pixel
-    centres (torch's align_corners=False)."""
+    centres (torch's align_corners=False).
+
+    With a grid (exact mode), values are rounded to multiples of 2^grid before and after each axis,
+    halves to even, and so are the fractions (`snnir.estimator`).
+    """
 
     op = "resize"
     size: Sizes
     mode: Literal["nearest", "linear"] = "nearest"
+    grid: int | None = None
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes
@@ -440,10 +445,12 @@ class CostVolume(Node):
 
 class SoftArgmin(Node):
     """Sub-pixel disparity from a cost (1, D, H, W): softmin over ±support indices around the
-    minimum, index d meaning disparity 2d (method §8, estimator; paper eq. 29)."""
+    minimum, of several the first, index d meaning disparity 2d (method §8, estimator; paper eq.
+    29). `exact`: exponentials are whole numbers (`snnir.estimator`)."""
 
     op = "soft_argmin"
     support: Annotated[int, Field(ge=0)] = 2
+    exact: bool = False
 
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         (shape,) = shapes

@@ -37,7 +37,7 @@ def run_neuron(
     `leak`, one number, takes the place of the neuron's and has a gradient.
     """
     if neuron.kind == "relu":
-        return _on_grid(torch.relu(current), neuron.grid), {}
+        return on_grid(torch.relu(current), neuron.grid), {}
     if not neuron.states:
         spikes, *_ = _Spiking.apply(current.unsqueeze(0), None, None, None, neuron, in_place)
         return spikes.squeeze(0), {}
@@ -99,18 +99,18 @@ class _Spiking(torch.autograd.Function):
             u, y = membranes[t], spikes[t]
             if v is not None:
                 # multiply, then add: each rounds as it does in an exported model
-                leaked = _on_grid(v.mul_(ctx.leak) if t else v * ctx.leak, neuron.grid)
+                leaked = on_grid(v.mul_(ctx.leak) if t else v * ctx.leak, neuron.grid)
                 torch.add(current[t], leaked, out=u)
             elif not in_place:
                 u.copy_(current[t])
             if thresholds is not None:
                 assert a is not None
-                threshold = _on_grid(torch.mul(a, neuron.beta, out=thresholds[t]), neuron.grid)
+                threshold = on_grid(torch.mul(a, neuron.beta, out=thresholds[t]), neuron.grid)
                 threshold.add_(neuron.v_threshold)
             torch.gt(u, threshold, out=y)
             v = torch.addcmul(u, u, y, value=-1, out=v if t else None)
             if a is not None:
-                a = _on_grid(a * neuron.tau_a, neuron.grid).add_(y)
+                a = on_grid(a * neuron.tau_a, neuron.grid).add_(y)
         ctx.save_for_backward(membranes, thresholds)
         ctx.set_materialize_grads(False)
         ctx.neuron = neuron
@@ -157,7 +157,7 @@ class _Spiking(torch.autograd.Function):
         return (membranes, *state, total if ctx.needs_input_grad[3] else None, None, None)
 
 
-def _on_grid(x: Tensor, grid: int | None) -> Tensor:
+def on_grid(x: Tensor, grid: int | None) -> Tensor:
     """Round in place to multiples of 2^grid, halves to even."""
     return x if grid is None else x.mul_(2.0**-grid).round_().mul_(2.0**grid)
 

@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from snnir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.ir import nodes as ir
 from snnir.lower.gates import Gates
 from snnir.lower.gradients import convolve, every
-from snnir.lower.neurons import NeuronState, run_neuron
+from snnir.lower.neurons import NeuronState, on_grid, run_neuron
 from snnir.lower.synchronised import synchronised_batch_norm
 
 if TYPE_CHECKING:
@@ -176,6 +177,8 @@ def _flatten(node: ir.Flatten, module: SpikingModule, x: Tensor) -> Tensor:
 
 @_apply.register(ir.Resize)
 def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
+    if node.grid is not None:
+        return _interpolate(x, node.size, node.grid)
     if node.mode == "linear":
         return F.interpolate(
             x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)]
@@ -186,6 +189,16 @@ def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
     for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
         if old != new:
             x = x.index_select(axis, torch.arange(new, device=x.device) * old // new)
+    return x
+
+
+def _interpolate(x: Tensor, size: tuple[int, ...], grid: int) -> Tensor:
+    """Linearly, on a grid (`snnir.ir.nodes.Resize`)."""
+    x = on_grid(x.clone(), grid)
+    for axis, (old, new) in enumerate(zip(x.shape[2:], size, strict=True), start=2):
+        if old != new:
+            matrix = torch.from_numpy(interpolation_matrix(old, new, exact=True)).to(x)
+            x = on_grid(x.movedim(axis, -1) @ matrix, grid).movedim(-1, axis)
     return x
 
 
@@ -224,16 +237,24 @@ def _cost_volume(node: ir.CostVolume, module: SpikingModule, left: Tensor, right
 def _soft_argmin(node: ir.SoftArgmin, module: SpikingModule, cost: Tensor) -> Tensor:
     """Training returns the cost [N, D, H, W] that the loss reads; evaluation the disparity."""
     cost = cost.squeeze(1)
-    return cost if module.training else sub_pixel(cost, node.support)
+    return cost if module.training else sub_pixel(cost, node.support, exact=node.exact)
 
 
-def sub_pixel(cost: Tensor, support: int) -> Tensor:
+def sub_pixel(cost: Tensor, support: int, *, exact: bool = False) -> Tensor:
     """Disparity [N, H, W] from a cost [N, D, H, W] (`snnir.ir.nodes.SoftArgmin`)."""
     index = torch.arange(cost.shape[1], device=cost.device).view(1, -1, 1, 1)
-    least, best = cost.min(1, keepdim=True)
+    least = cost.amin(1, keepdim=True)
+    best = torch.where(cost == least, index, cost.shape[1]).amin(1, keepdim=True)
     near = ((index - best).abs() <= support).to(cost.dtype)
-    weight = torch.exp(least - cost) * near
+    weight = (_whole_exponential if exact else torch.exp)(least - cost) * near
     return (weight * (2 * index).to(cost.dtype)).sum(1) / weight.sum(1)
+
+
+def _whole_exponential(x: Tensor) -> Tensor:
+    """exp(x), x <= 0, from the table."""
+    table = torch.from_numpy(exponentials()).to(x)
+    steps = (-x * STEPS_PER_UNIT).round_().clamp_(max=len(table) - 1)
+    return table[steps.long()]
 
 
 def _mixed(node: ir.Mixed, flow: Flow, inputs: list[Tensor]) -> Tensor:

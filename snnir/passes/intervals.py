@@ -16,6 +16,7 @@ from functools import singledispatch
 from math import log2
 from typing import TYPE_CHECKING, Final
 
+from snnir.estimator import FRACTION_BITS, UNIT
 from snnir.ir import nodes as ir
 from snnir.ir.graph import Graph
 from snnir.ir.types import Time, volume
@@ -183,7 +184,37 @@ def _pool(node: ir.Pool, read: list[Interval], graph: Graph, weights: Weights) -
 
 @_bound.register(ir.Resize)
 def _resize(node: ir.Resize, read: list[Interval], graph: Graph, weights: Weights) -> Bounds:
-    return Bounds(read[0] if node.mode == "nearest" else None)
+    if node.mode == "nearest":
+        return Bounds(read[0])
+    return Bounds(None) if node.grid is None else bound_interpolation(node, read[0])
+
+
+def bound_interpolation(node: ir.Resize, x: Interval) -> Bounds:
+    """Means of two, rounded before and after each axis, by half a step each time; the fractions add
+    their bits to what is rounded."""
+    import numpy as np
+
+    assert node.grid is not None
+    rounding = (len(node.size) + 1) * 2.0 ** (node.grid - 1)
+    low, high = x.low - rounding, x.high + rounding
+    grid = np.full(len(x.grid), node.grid)
+    return Bounds(Interval(grid, low, high), (Interval(grid - FRACTION_BITS, low, high),))
+
+
+@_bound.register(ir.SoftArgmin)
+def _soft_argmin(
+    node: ir.SoftArgmin, read: list[Interval], graph: Graph, weights: Weights
+) -> Bounds:
+    """What is divided, weights times disparities: the division rounds once."""
+    import numpy as np
+
+    if not node.exact:
+        return Bounds(None)
+    x = read[0]
+    disparities = graph.input_shapes(node.path)[0][1]
+    largest = (2 * node.support + 1) * UNIT * 2 * (disparities - 1)
+    differences = Interval(x.grid, x.low - x.high, np.zeros_like(x.low))
+    return Bounds(None, (differences, _whole(1, 0, largest)))
 
 
 @_bound.register(ir.Flatten)

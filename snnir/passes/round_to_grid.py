@@ -3,6 +3,8 @@
 weights, biases of all layers in one sum     -->  multiples of 2^g, the finest g that fits
 leak·v (ALIF: beta·a, tau_a·a; relu: y)      -->  rounded to multiples of the neuron's own 2^g
 v_threshold                                  -->  the multiple of 2^g below it, or it itself
+costs and what is interpolated of them       -->  rounded to multiples of a 2^g of their own
+exp(-x) of the soft argmin                   -->  looked up in a table of whole numbers
 
 The second pass leaves neurons that other programs have, for as many steps as the graph has:
 
@@ -16,8 +18,9 @@ from math import ceil, floor, log2
 from typing import TYPE_CHECKING, Final
 
 from snnir.errors import SnnirError
+from snnir.estimator import COST_BITS
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Conv, Linear, Neuron
+from snnir.ir.nodes import Conv, Linear, Neuron, Resize, SoftArgmin
 from snnir.passes.base import Pass
 from snnir.passes.intervals import (
     EXACT_BITS,
@@ -97,7 +100,9 @@ class _Rounding:
         node = self.graph[path]
         if isinstance(node, Neuron):
             self.round_neuron(node)
-            node = self.graph[path]
+        elif isinstance(node, Resize | SoftArgmin):
+            self.round_estimator(node)
+        node = self.graph[path]
         bounds = bound_node(node, self.graph, self.weights, self.bounds)
         self.bounds[path] = bounds
         return ceil(bounds.bits) - EXACT_BITS
@@ -153,6 +158,18 @@ class _Rounding:
             f"{lost:.0%} (root mean square), expected at most {MOST_ROUNDING:.0%}: {self.remedy}"
         )
 
+    # --- the estimator ----------------------------------------------------------------------
+
+    def round_estimator(self, node: Resize | SoftArgmin) -> None:
+        """Interpolate on a grid, and look exponentials up."""
+        if isinstance(node, SoftArgmin):
+            self.graph.replace(node.model_copy(update={"exact": True}))
+            return
+        cost = self.bounds[self.graph.inputs(node.path)[0]].value
+        if node.mode == "linear" and cost is not None:
+            grid = ceil(log2(cost.magnitude or 1)) - COST_BITS
+            self.graph.replace(node.model_copy(update={"grid": grid}))
+
     # --- neurons ----------------------------------------------------------------------------
 
     def round_neuron(self, node: Neuron) -> None:
@@ -178,9 +195,9 @@ class _Rounding:
 
 
 class _RoundingWithLeaks(_Rounding):
-    """Neurons stay u = leak·v + I, nothing rounded in between. The grid of the membrane is then finer
-    by the leak's bits at every step, and has to fit at the last; thresholds lie half a step of it
-    away from every membrane, so that whoever errs by less, fires alike."""
+    """Neurons stay u = leak·v + I, nothing rounded in between. The grid of the membrane is then
+    finer by the leak's bits at every step, and has to fit at the last; thresholds lie half a step
+    of it away from every membrane, so that whoever errs by less, fires alike."""
 
     remedy = (
         "give it fewer channels to read or fewer steps, which take a bit each where the leak is "
