@@ -18,20 +18,24 @@ COUNTS = ".counts"
 
 
 def add_counters(model: onnx.ModelProto, graph: Graph) -> list[str]:
-    """Give a model in sequence form an output `PATH.counts` [T, C, H, W] for each node of the
-    deployed `graph` that is to be counted: its non-zero values, summed over the batch (T = 1 for a
-    static node). Returns the paths."""
+    """Give a model an output `PATH.counts` [T, C, H, W] for each node of the deployed `graph` that
+    is to be counted: its non-zero values, summed over the batch. T = 1 for a static node and in
+    step form. Returns the paths."""
     made = {name for node in model.graph.node for name in node.output}
     made |= {given.name for given in model.graph.input}
     paths = [n.path for n in graph.nodes() if is_counted(graph, n) and n.path in made]
     types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    form = {entry.key: entry.value for entry in model.metadata_props}["form"]
     for path in paths:
+        stepped = graph.type(path).time == Time.STEPPED and form == "sequence"
         whole = types.get(path) == TensorProto.UINT8
-        _add_counter(model.graph, graph, path, whole=whole)
+        _add_counter(model.graph, graph, path, graph.steps if stepped else 1, whole=whole)
     return paths
 
 
-def _add_counter(model: onnx.GraphProto, graph: Graph, path: str, *, whole: bool) -> None:
+def _add_counter(
+    model: onnx.GraphProto, graph: Graph, path: str, steps: int, *, whole: bool
+) -> None:
     """`whole`: the model has u8 spikes, which ReduceSum does not take."""
 
     def op(kind: str, inputs: list[str], name: str, **attributes: Any) -> str:
@@ -44,7 +48,6 @@ def _add_counter(model: onnx.GraphProto, graph: Graph, path: str, *, whole: bool
 
     found, at = graph.type(path), f"{path}{COUNTS}"
     assert found.shape is not None
-    steps = graph.steps if found.time == Time.STEPPED else 1
     x = path
     if isinstance(graph[path], Input) or found.domain != Domain.SPIKE:
         zero = constant(np.array(0, np.float32), f"{at}.zero")

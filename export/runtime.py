@@ -24,27 +24,29 @@ class Runtime:
     Threads may share a Runtime: `run` keeps nothing, and steps take turns. A stream needs its own.
     """
 
-    def __init__(self, path: str | Path, *, threads: int = 0):
-        """Read a model of either form. One call computes on `threads` threads (0: one per core).
+    def __init__(self, model: str | Path | bytes, *, threads: int = 0):
+        """Read a model of either form, a file or what is in one. One call computes on `threads`
+        threads (0: one per core).
 
         Raises:
             SnnirError: an unreadable file, or a model that snnir did not compile.
         """
-        self._path = path
-        self._session = _read(path, threads)
+        self._name = "the model" if isinstance(model, bytes) else str(model)
+        self._session = _read(model, self._name, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if metadata.get("form") not in FORMS or not metadata.get("steps", "").isdecimal():
-            raise SnnirError(f"{path}: found a model of another program, expected one of snnir's")
+            found = "found a model of another program, expected one of snnir's"
+            raise SnnirError(f"{self._name}: {found}")
         self.form: str = metadata["form"]
         """"sequence" or "step"."""
         self.steps = int(metadata["steps"])
         """T of a whole sequence."""
-        outputs = self._session.get_outputs()
-        self._outputs = [output.name for output in outputs]
+        outputs, given = self._session.get_outputs(), self._session.get_inputs()
+        made = {output.name for output in outputs}
         self._gives_logits = len(outputs[0].shape) == 2
-        given = self._session.get_inputs()
-        self._inputs = [i for i in given if f"{i.name}.next" not in self._outputs]
-        self._states = [i for i in given if f"{i.name}.next" in self._outputs]
+        self._inputs = [i for i in given if f"{i.name}.next" not in made]
+        self._states = [i for i in given if f"{i.name}.next" in made]
+        self._outputs = [outputs[0].name, *(f"{i.name}.next" for i in self._states)]
         self._lock = threading.Lock()
         self._state: State = {}
         self._samples = 0
@@ -81,7 +83,7 @@ class Runtime:
         """
         if self.form != "step":
             raise SnnirError(
-                f"{self._path}: found a model in {self.form} form, expected step form for single "
+                f"{self._name}: found a model in {self.form} form, expected step form for single "
                 "steps: snnir compile --form step"
             )
         samples = self._check(inputs, whole=False)["N"]
@@ -101,8 +103,12 @@ class Runtime:
 
     def _call(self, inputs: Sequence[np.ndarray], state: State) -> tuple[np.ndarray, State]:
         named = {info.name: x for info, x in zip(self._inputs, inputs, strict=True)}
-        output, *after = self._session.run(self._outputs, named | state)
+        output, *after = self._compute(named | state)
         return output, dict(zip((s.name for s in self._states), after, strict=True))
+
+    def _compute(self, feed: State) -> list[np.ndarray]:
+        """The output and what the states are next."""
+        return self._session.run(self._outputs, feed)
 
     def _check(self, inputs: Sequence[np.ndarray], *, whole: bool) -> dict[str, int]:
         """The sizes that inputs may choose, N and perhaps T; they must agree about them."""
@@ -137,13 +143,14 @@ def session(model: bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _read(path: str | Path, threads: int) -> onnxruntime.InferenceSession:
+def _read(model: str | Path | bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
     try:
-        return session(Path(path).read_bytes(), threads=threads)
+        content = model if isinstance(model, bytes) else Path(model).read_bytes()
+        return session(content, threads=threads)
     except OSError as error:
-        raise SnnirError(f"{path}: cannot be read: {error.strerror}") from None
+        raise SnnirError(f"{name}: cannot be read: {error.strerror}") from None
     except Exception as error:  # onnxruntime raises many kinds for a file that is not a model
-        raise SnnirError(f"{path}: found no readable ONNX model: {error}") from None
+        raise SnnirError(f"{name}: found no readable ONNX model: {error}") from None
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:

@@ -18,7 +18,7 @@ from snnir import models
 from snnir.analysis.summary import print_summary
 from snnir.compiler import compile_network
 from snnir.lower import SpikingModule
-from snnir.training.evaluate import Deployed, deployed_model, deployed_module
+from snnir.training.evaluate import Deployed, DeployedModel, DeployedModule
 
 BATCH = 100
 
@@ -38,8 +38,8 @@ def main() -> int:
 
     module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
     runtimes = {
-        "torch": deployed_module(module, torch.device("cpu")),
-        "onnxruntime": deployed_model(compiled.model, compiled.graph),
+        "torch": DeployedModule(module, torch.device("cpu")),
+        "onnxruntime": DeployedModel(compiled.model, compiled.graph),
     }
     table = Table(
         title=f"{len(images):,} test images of Fashion-MNIST, batches of {BATCH}", box=None

@@ -27,7 +27,7 @@ from snnir.passes import FOLDING, run_passes
 from snnir.source import read_source
 from snnir.training.config import TrainingConfig, configured
 from snnir.training.curves import training_charts
-from snnir.training.evaluate import deployed_model, deployed_module
+from snnir.training.evaluate import Deployed, DeployedModel, DeployedModule
 from snnir.training.processes import usable_device
 from snnir.training.record import Record, read_log
 from snnir.training.run import Trained, evaluation_batch, open_splits
@@ -92,16 +92,19 @@ def report_network(
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     test = open_splits(network, data, config, download=download).test
     inputs = some_samples(genotype, data, seed=seed)
+    sequences = len(network.network_inputs) > 1  # of as many steps as the data set says
     compiled = compile_network(
-        genotype, weights=weights, seed=seed, inputs=inputs, models=models, say=say
-    )
+        genotype, weights=weights, seed=seed, inputs=inputs, models=models, say=say,
+        form="step" if sequences else "sequence",
+    )  # fmt: skip
     say(f"measuring on {len(test):,} samples of {data}")
+    deployed: Deployed
     if runtime == "onnx":
-        deployed = deployed_model(compiled.model, compiled.graph)
+        deployed = DeployedModel(compiled.model, compiled.graph)
     else:
         chosen = usable_device(device)
-        module = SpikingModule(compiled.graph, compiled.folded_weights).eval().to(chosen)
-        deployed = deployed_module(module, chosen)
+        module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
+        deployed = DeployedModule(module, chosen)
     task = task_of(network, diversity=config.diversity)
     size = batch_size or evaluation_batch(task)
     found = deployed.evaluate(batches(test, size, seed=seed, workers=workers), task)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import genotype
 
+import snnir
 from snnir.data import DATA_SETS, Samples
 from snnir.data.request import Sources
 from snnir.data.stereo import FOCAL_BASELINE, Sequences
@@ -21,7 +22,7 @@ from snnir.lower.initialise import initial_weights
 from snnir.lower.operations import sub_pixel
 from snnir.training import PRESETS, TrainingConfig, default_recipe, preset
 from snnir.training.config import configured
-from snnir.training.evaluate import evaluate, torch_predictor
+from snnir.training.evaluate import DeployedModel, DeployedModule, evaluate, torch_predictor
 from snnir.training.run import train_network
 from snnir.training.stream import stream
 from snnir.training.tasks import Classification, Disparity, disparity_errors, task_of
@@ -281,10 +282,11 @@ def test_a_stream_is_the_run_from_its_first_frame(trained):
     arrays = initial_weights(graph, 0) | read_weights(trained.folder / "best.safetensors", graph)
     module = SpikingModule(graph, arrays).eval()
     frames = sequences(range(22, 26), steps=1)
-    streamed = stream(module, Samples(frames, np.array([5, 11, 17, 23])), TASK, CPU)
+    network = DeployedModule(module, CPU)
+    streamed = stream(network, Samples(frames, np.array([5, 11, 17, 23])), TASK)
     assert streamed.frames == 4  # of each recording the one that is wanted
     everything = Samples(frames, np.arange(24))
-    streamed = stream(module, everything, TASK, CPU)
+    streamed = stream(DeployedModule(module, CPU), everything, TASK)
     assert (streamed.frames, streamed.evaluation.samples) == (24, 24)
     assert streamed.seconds > 0
 
@@ -299,8 +301,58 @@ def test_a_stream_is_the_run_from_its_first_frame(trained):
     expected = torch.stack([disparity_errors(a, b) for a, b in zip(maps, truths, strict=True)])
     assert np.allclose(list(streamed.evaluation.measures.values()), expected.mean(0), rtol=1e-6)
 
+    rates = streamed.evaluation.firing_rates
+    assert rates == evaluate_whole(module, frames).firing_rates
     fixed = evaluate(torch_predictor(module, CPU), _alone(frames), TASK)
     assert fixed.measures != streamed.evaluation.measures, "the state makes no difference"
+
+
+def evaluate_whole(module, frames):
+    """Each recording at once, from rest."""
+    network = DeployedModule(module, CPU)
+    views = [
+        [np.stack(v) for v in zip(*(r.read(f) for f in range(6)), strict=True)]
+        for r in frames.recordings
+    ]
+    return network.evaluate(
+        [tuple(torch.from_numpy(x)[:, None].float() for x in three) for three in views], TASK
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "exact"])
+def test_an_exported_step_model_streams_as_torch_does(trained, tmp_path, precision):
+    """The same disparities; in exact mode the same bits."""
+    network = genotype("small_stereo")
+    weights = trained.folder / "best.safetensors"
+    compiled = snnir.compile(network, weights=weights, form="step", precision=precision)
+    assert compiled.passed
+    frames = sequences(range(22, 26), steps=1)
+    everything = Samples(frames, np.arange(24))
+    module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
+    maps = {}
+    streams = {}
+    for name, deployed in (
+        ("torch", DeployedModule(module, CPU)),
+        ("onnxruntime", DeployedModel(compiled.model, compiled.graph)),
+    ):
+        streams[name] = stream(deployed, everything, TASK)
+        deployed.reset()
+        views = [np.stack(v) for v in zip(*map(frames.recordings[1].read, range(6)), strict=True)]
+        steps = zip(*(torch.from_numpy(x)[:, None].float() for x in views[:2]), strict=True)
+        maps[name] = torch.stack([deployed.step(*now) for now in steps])
+    found, expected = (streams[name].evaluation for name in ("onnxruntime", "torch"))
+    assert (found.samples, streams["onnxruntime"].frames) == (24, 24)
+    assert found.firing_rates.keys() == expected.firing_rates.keys()
+    assert min(found.firing_rates.values()) > 0.01
+    assert float(maps["torch"].std()) > 0.5
+    if precision == "exact":
+        assert torch.equal(maps["onnxruntime"], maps["torch"])
+        assert found.measures == expected.measures
+        assert found.firing_rates == expected.firing_rates
+    else:
+        assert float((maps["onnxruntime"] - maps["torch"]).abs().median()) < 1e-4
+        assert found.accuracy == pytest.approx(expected.accuracy, abs=0.02)
+        assert found.firing_rates == pytest.approx(expected.firing_rates, abs=1e-3)
 
 
 def _alone(frames: Sequences):
@@ -312,7 +364,7 @@ def _alone(frames: Sequences):
 
 def test_only_recordings_can_be_streamed():
     with pytest.raises(SnnirError, match="found data without recordings to stream"):
-        stream(None, Samples(object(), np.arange(1)), TASK, CPU)
+        stream(None, Samples(object(), np.arange(1)), TASK)
 
 
 def test_the_papers_stereo_recipe():
@@ -342,6 +394,21 @@ def test_commands(trained, run):
     code, out, _ = run("eval", path, *options, "--stream")
     assert "one pixel accuracy" in out
     assert "stream: one pixel accuracy" in out
+    code, _, err = run("compile", path, "--weights", weights, "--form", "step", "-o", "step")
+    assert code == 0, err
+    model = ("--data", "synthetic-stereo", "--model", "step/network.onnx", "--stream", "--json")
+    code, out, err = run("eval", path, *model)
+    assert code == 0, err
+    exported = json.loads(out)
+    assert exported["runtime"] == "onnxruntime"
+    assert exported["one_pixel_accuracy"] == pytest.approx(result["one_pixel_accuracy"], abs=0.01)
+    assert exported["firing_rate"] == pytest.approx(result["firing_rate"], abs=1e-3)
+    streamed = exported["stream"]["one_pixel_accuracy"]
+    assert streamed == pytest.approx(result["stream"]["one_pixel_accuracy"], abs=0.01)
+    run("compile", path, "--weights", weights, "-o", "whole")
+    code, _, err = run("eval", path, *model[:3], "whole/network.onnx", "--stream")
+    assert code == 2
+    assert "found a model in sequence form, expected step form for single steps" in err
 
 
 def test_an_epoch_without_truth_is_an_error(tmp_path, monkeypatch):

@@ -697,9 +697,6 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(SnnirError, match="found no readable ONNX model"):
         evaluate_network(network, "digits", model=tmp_path / "bad.onnx")
-    snnir.compile(network, tmp_path / "out", weights=weights, form="step")
-    with pytest.raises(SnnirError, match="found step form, expected a model that snnir compiled"):
-        evaluate_network(network, "digits", model=tmp_path / "out" / "network.onnx")
     snnir.compile(network, tmp_path / "whole", weights=weights)
     with pytest.raises(SnnirError, match="found a model of another genotype"):
         evaluate_network(

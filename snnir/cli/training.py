@@ -151,8 +151,6 @@ def evaluate(
     network = parsed_genotype(genotype, settings)
     if model is not None and weights is not None:
         raise SnnirError("found --weights and --model, expected one of them: a model has its own")
-    if model is not None and stream:
-        raise SnnirError("found --model and --stream, expected one of them: torch streams")
     weights = weights or (None if model else known_weights(genotype, settings))
     from snnir.training import evaluate_network, stream_network
     from snnir.training.record import speed
@@ -165,8 +163,9 @@ def evaluate(
     streamed = None
     if stream:
         streamed = stream_network(
-            network, data, weights=weights, limit_test=limit_test, seed=seed, device=device
-        )
+            network, data, weights=weights, model=model, limit_test=limit_test, seed=seed,
+            device=device,
+        )  # fmt: skip
     if as_json:
         print_json(
             {

@@ -59,8 +59,9 @@ def retarget(genotype: ast.Genotype, settings: Sequence[str]) -> ast.Genotype:
 def _changes(genotype: ast.Genotype) -> dict[str, Change]:
     """What each key of `genotype` does."""
     channels = {f"{name}.channels": partial(_channels, name) for name in _layered(genotype)}
-    fixed = {"classes": _classes, "steps": _steps, "input": _input, "neuron": _neuron}
-    return fixed | channels
+    return {
+        "classes": _classes, "steps": _steps, "input": _input, "neuron": _neuron, **channels,
+    }  # fmt: skip
 
 
 def _key_and_value(genotype: ast.Genotype, setting: str) -> tuple[str, str]:

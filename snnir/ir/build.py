@@ -526,8 +526,10 @@ class _Builder:
             )
         size = ((task.max_disparity + 1) // 2, *self.genotype.inputs[0].shape[1:])
         x = self.add(ir.Resize(path="head.resize", size=size, mode="linear", span=span), x)
-        support = {} if task.support is None else {"support": task.support}
-        x = self.add(ir.SoftArgmin(path="head.soft_argmin", span=span, **support), x)
+        estimator = ir.SoftArgmin(path="head.soft_argmin", span=span)
+        if task.support is not None:
+            estimator = estimator.model_copy(update={"support": task.support})
+        x = self.add(estimator, x)
         self.add(ir.Output(path="disparity", span=span), x)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from snnir.analysis.firing import SpikeCounts
 from snnir.data.loader import Batch
 from snnir.errors import SnnirError
 from snnir.export.counting import COUNTS, add_counters
-from snnir.export.parity import session
+from snnir.export.runtime import Runtime
 from snnir.genotype import Genotype, parse
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
+from snnir.ir.types import Time
 from snnir.lower import SpikingModule, Value
 from snnir.lower.counting import SpikeCounter
 from snnir.lower.neurons import outputs_by_path
@@ -105,92 +107,140 @@ def torch_predictor(module: SpikingModule, device: torch.device, *, bf16: bool =
     """The module's own output from rest, evaluating and without gradients."""
 
     def predict(*inputs: Tensor) -> tuple[Tensor, dict[str, float]]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            output, rates, _ = run_counted(module, inputs, device)
+        dtype = next(module.parameters()).dtype
+        rates: dict[str, float] = {}
+
+        def count(node: Node, value: Value) -> Value:
+            if isinstance(node, Neuron) and node.spiking:
+                for path, y in outputs_by_path(node, value.data).items():
+                    rates[path] = float(torch.count_nonzero(y)) / max(1, y.numel())
+            return value
+
+        training = module.training
+        module.eval()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            output, _ = module.run(*(x.to(device, dtype) for x in inputs), observe=count)
+        module.train(training)
         return output, rates
 
     return predict
 
 
-def run_counted(
-    module: SpikingModule,
-    inputs: Sequence[Tensor],
-    device: torch.device,
-    state: State | None = None,
-) -> tuple[Tensor, dict[str, float], State]:
-    """The module's output from `state` (None: at rest), evaluating and without gradients; by neuron
-    path, the share of values that are spikes; and the state after it."""
-    dtype = next(module.parameters()).dtype
-    rates: dict[str, float] = {}
-
-    def count(node: Node, value: Value) -> Value:
-        if isinstance(node, Neuron) and node.spiking:
-            for path, y in outputs_by_path(node, value.data).items():
-                rates[path] = float(torch.count_nonzero(y)) / max(1, y.numel())
-        return value
-
-    training = module.training
-    module.eval()
-    with torch.no_grad():
-        given = (x.to(device, dtype) for x in inputs)
-        output, state = module.run(*given, state=state, observe=count)
-    module.train(training)
-    return output, rates, state
-
-
-@dataclass(frozen=True)
-class Deployed:
+class Deployed(ABC):
     """A deployed network that predicts, its spikes counted."""
 
     graph: Graph
     counts: SpikeCounts
-    run: Callable[..., Tensor]
-    """A network's inputs to its output."""
+
+    @abstractmethod
+    def run(self, *inputs: Tensor) -> Tensor:
+        """A network's inputs to its output, from rest. Raises SnnirError for shapes that do not
+        fit."""
+
+    @abstractmethod
+    def step(self, *inputs: Tensor) -> Tensor:
+        """One more step of a stream: inputs [N, C, H, W] to this step's output. Raises SnnirError
+        where the network has no single steps."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Another stream begins."""
 
     def evaluate(self, batches: Iterable[Batch], task: Task = CLASSIFICATION) -> Evaluation:
         """Run all batches; rates and counts are of these and all before."""
-        found = evaluate(lambda *inputs: (self.run(*inputs), {}), batches, task)
+        return self.counted(evaluate(lambda *inputs: (self.run(*inputs), {}), batches, task))
+
+    def counted(self, found: Evaluation) -> Evaluation:
+        """With the rates of all that was run so far."""
         neurons = [n.path for n in self.graph.neurons if n.spiking]
         rates = {path: self.counts.rate(path) for path in neurons}
         return replace(found, firing_rates=rates, counts=self.counts)
 
 
-def deployed_module(module: SpikingModule, device: torch.device) -> Deployed:
+class DeployedModule(Deployed):
     """A module of a deployed network, evaluating, through torch."""
-    counter = SpikeCounter(module.graph)
 
-    def run(*inputs: Tensor) -> Tensor:
-        counter.expect(inputs)
+    def __init__(self, module: SpikingModule, device: torch.device):
+        self.graph = module.graph
+        self._module, self._device = module.to(device), device
+        self._counter = SpikeCounter(module.graph)
+        self.counts = self._counter.counts
+        self._state: State | None = None
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        return self._run(inputs, None)[0]
+
+    def step(self, *inputs: Tensor) -> Tensor:
+        output, self._state = self._run([x[None] for x in inputs], self._state)
+        return output[0]
+
+    def reset(self) -> None:
+        self._state = None
+
+    def _run(self, inputs: Sequence[Tensor], state: State | None) -> tuple[Tensor, State]:
+        self._counter.expect(inputs)
         with torch.no_grad():
-            return module.run(*(x.to(device) for x in inputs), observe=counter)[0]
+            given = (x.to(self._device) for x in inputs)
+            output, state = self._module.run(*given, state=state, observe=self._counter)
+        return output.cpu(), state
 
-    return Deployed(module.graph, counter.counts, run)
 
-
-def deployed_model(model: onnx.ModelProto, graph: Graph) -> Deployed:
-    """An exported model in sequence form through onnxruntime, its spikes counted inside a copy of
+class DeployedModel(Deployed):
+    """An exported model of either form through onnxruntime, its spikes counted inside a copy of
     it; `graph` is the deployed network that it was made of."""
-    model = onnx.ModelProto.FromString(model.SerializeToString())
-    counted, counts = add_counters(model, graph), SpikeCounts()
-    running = session(model)
-    names = [node.path for node in graph.network_inputs]
-    wanted = [graph.outputs[0].path, *(f"{path}{COUNTS}" for path in counted)]
 
-    def run(*inputs: Tensor) -> Tensor:
-        feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-        found = [np.asarray(value) for value in running.run(wanted, feed)]
-        counts.samples += inputs[0].shape[-4]
-        counts.add(dict(zip(counted, found[1:], strict=True)))
-        return torch.from_numpy(found[0])
+    def __init__(self, model: onnx.ModelProto, graph: Graph, *, threads: int = 0):
+        self.graph = graph
+        self.counts = SpikeCounts()
+        self._runtime = _CountingRuntime(model, graph, threads=threads)
 
-    return Deployed(graph, counts, run)
+    def run(self, *inputs: Tensor) -> Tensor:
+        return self._counted(self._runtime.run(*(x.numpy() for x in inputs)), inputs)
+
+    def step(self, *inputs: Tensor) -> Tensor:
+        return self._counted(self._runtime.step(*(x.numpy() for x in inputs)), inputs)
+
+    def reset(self) -> None:
+        self._runtime.reset()
+
+    def _counted(self, output: np.ndarray, inputs: Sequence[Tensor]) -> Tensor:
+        self.counts.samples += inputs[0].shape[-4]
+        self.counts.add(self._runtime.take_counts())
+        return torch.from_numpy(output)
+
+
+class _CountingRuntime(Runtime):
+    """A runtime whose model also says how many values were not 0."""
+
+    def __init__(self, model: onnx.ModelProto, graph: Graph, *, threads: int = 0):
+        counting = onnx.ModelProto.FromString(model.SerializeToString())
+        self._counted = add_counters(counting, graph)
+        self._by_step: list[list[np.ndarray]] = []
+        super().__init__(counting.SerializeToString(), threads=threads)
+        self._stepped = [graph.type(path).time == Time.STEPPED for path in self._counted]
+
+    def _compute(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        names = [*self._outputs, *(f"{path}{COUNTS}" for path in self._counted)]
+        found = self._session.run(names, feed)
+        self._by_step.append(found[len(self._outputs) :])
+        return found[: len(self._outputs)]
+
+    def take_counts(self) -> dict[str, np.ndarray]:
+        """By path, [T, C, H, W], of what ran since they were last taken; T = 1 for a static
+        value."""
+        by_path = zip(self._counted, self._stepped, *self._by_step, strict=True)
+        self._by_step = []
+        return {
+            path: np.concatenate(counts) if stepped else counts[0]
+            for path, stepped, *counts in by_path
+        }
 
 
 def read_model(path: str | Path, genotype: Genotype) -> onnx.ModelProto:
-    """A model that snnir exported of this genotype in sequence form.
+    """A model that snnir exported of this genotype.
 
     Raises:
-        SnnirError: an unreadable model, or one of another network or form.
+        SnnirError: an unreadable model, or one of another network.
     """
     try:
         model = onnx.load(path)
@@ -204,13 +254,11 @@ def read_model(path: str | Path, genotype: Genotype) -> onnx.ModelProto:
 
 
 def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Genotype) -> None:
-    """Raises SnnirError unless snnir exported the model of this genotype in sequence form."""
-    expected = f"expected a model that snnir compiled of network '{genotype.name}' in sequence form"
+    """Raises SnnirError unless snnir exported the model of this genotype."""
+    expected = f"expected a model that snnir compiled of network '{genotype.name}'"
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if "genotype" not in metadata:
         raise SnnirError(f"{path}: found a model of another program, {expected}")
-    if metadata.get("form") != "sequence":
-        raise SnnirError(f"{path}: found {metadata.get('form')} form, {expected}")
     try:
         same = parse(metadata["genotype"], str(path)) == genotype
     except SnnirError:

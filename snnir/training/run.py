@@ -18,7 +18,13 @@ from snnir.lower.initialise import initial_weights
 from snnir.lower.memory import keep_freed_memory
 from snnir.passes import DEPLOYMENT, TRAINING, run_passes
 from snnir.training.config import Descent, TrainingConfig, configured
-from snnir.training.evaluate import Evaluation, deployed_model, deployed_module, read_model
+from snnir.training.evaluate import (
+    Deployed,
+    DeployedModel,
+    DeployedModule,
+    Evaluation,
+    read_model,
+)
 from snnir.training.processes import Processes, joined_processes
 from snnir.training.record import Record, write_curve, write_log, write_tensorboard
 from snnir.training.stream import Streamed, stream
@@ -163,20 +169,30 @@ def evaluate_network(
         SnnirError: data, weights or model that do not fit the genotype.
     """
     network = _buildable(genotype)
-    if model is not None:
-        exported = read_model(model, genotype)
-        deployed = deployed_model(exported, run_passes(DEPLOYMENT, network).graph)
-    elif weights is not None:
-        module = deploy(network, weights)
-        with joined_processes(device) as processes:
-            deployed = deployed_module(module.to(processes.device), processes.device)
-    else:
-        raise SnnirError("found neither weights nor a model, expected one to evaluate")
+    deployed = _deployed(genotype, network, weights, model, device)
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     splits = open_splits(network, data, config, download=download)
     task = task_of(network, diversity=config.diversity)
     size = batch_size or evaluation_batch(task)
     return deployed.evaluate(batches(splits.test, size, seed=seed, workers=workers), task)
+
+
+def _deployed(
+    genotype: Genotype,
+    network: Graph,
+    weights: str | Path | None,
+    model: str | Path | None,
+    device: str,
+) -> Deployed:
+    """A network through torch or onnxruntime. Raises SnnirError."""
+    if model is not None:
+        exported = read_model(model, genotype)
+        return DeployedModel(exported, run_passes(DEPLOYMENT, network).graph)
+    if weights is None:
+        raise SnnirError("found neither weights nor a model, expected one to evaluate")
+    module = deploy(network, weights)
+    with joined_processes(device) as processes:
+        return DeployedModule(module, processes.device)
 
 
 def evaluation_batch(task: Task) -> int:
@@ -188,27 +204,24 @@ def stream_network(
     genotype: Genotype,
     data: str,
     *,
-    weights: str | Path | None,
+    weights: str | Path | None = None,
+    model: str | Path | None = None,
     limit_test: int | None = None,
     seed: int = 0,
     device: str = "auto",
 ) -> Streamed:
     """How well and how fast a stereo network does when a data set's test recordings are fed to it
-    without end, batch norm folded.
+    without end, batch norm folded: in torch with `weights`, or as the exported `model`, in step
+    form, in onnxruntime.
 
     Raises:
-        SnnirError: data or weights that do not fit the genotype.
+        SnnirError: data, weights or model that do not fit the genotype.
     """
     network = _buildable(genotype)
-    if weights is None:
-        raise SnnirError("found no weights, expected those of the network to stream through")
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
-    deployed = deploy(network, weights)
+    deployed = _deployed(genotype, network, weights, model, device)
     splits = open_splits(network, data, config)
-    task = task_of(network, diversity=config.diversity)
-    with joined_processes(device) as processes:
-        module = deployed.to(processes.device)
-        return stream(module, splits.test, task, processes.device)
+    return stream(deployed, splits.test, task_of(network, diversity=config.diversity))
 
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
@@ -280,8 +293,8 @@ def finished(trainer: Trainer, network: Graph, splits: Splits, processes: Proces
     """What a run came to; its best weights evaluated on the test set, unless chosen on it."""
     test = None
     if splits.validation is not None and processes.first:
-        module = deploy(network, trainer.folder / "best.safetensors").to(processes.device)
-        deployed = deployed_module(module, processes.device)
+        module = deploy(network, trainer.folder / "best.safetensors")
+        deployed = DeployedModule(module, processes.device)
         size, workers = trainer.config.batch_size, trainer.workers
         tested = batches(splits.test, size, seed=0, workers=workers)
         test = deployed.evaluate(tested, trainer.task)

@@ -14,9 +14,7 @@ from snnir.data import Samples
 from snnir.data.loader import Batch
 from snnir.data.stereo import Sequences
 from snnir.errors import SnnirError
-from snnir.lower import SpikingModule
-from snnir.lower.operations import State
-from snnir.training.evaluate import Evaluation, evaluate, run_counted
+from snnir.training.evaluate import Deployed, Evaluation, evaluate
 from snnir.training.tasks import Task
 
 
@@ -32,7 +30,7 @@ class Streamed:
     """That the network took for them; reading them is not counted."""
 
 
-def stream(module: SpikingModule, samples: Samples, task: Task, device: torch.device) -> Streamed:
+def stream(network: Deployed, samples: Samples, task: Task) -> Streamed:
     """Feed every recording that has samples, from the first of them to the last, also the frames
     between that are none; the network starts at rest with each recording.
 
@@ -41,30 +39,27 @@ def stream(module: SpikingModule, samples: Samples, task: Task, device: torch.de
     """
     if not isinstance(samples.source, Sequences):
         raise SnnirError("found data without recordings to stream, expected stereo sequences")
-    feed = _Feed(module, samples.source, samples.indices, device)
-    found = evaluate(feed.predict, feed.batches(), task)
+    feed = _Feed(network, samples.source, samples.indices)
+    found = network.counted(evaluate(feed.predict, feed.batches(), task))
     return Streamed(found, feed.frames, feed.seconds)
 
 
 class _Feed:
-    """Frames in their order, and the network's state between them."""
+    """Frames in their order, one step each."""
 
-    def __init__(
-        self, module: SpikingModule, source: Sequences, indices: np.ndarray, device: torch.device
-    ):
-        self._module, self._source, self._device = module, source, device
+    def __init__(self, network: Deployed, source: Sequences, indices: np.ndarray):
+        self._network, self._source = network, source
         self._wanted: dict[int, set[int]] = {}
         for index in indices:
             recording, frame = source.ends[index]
             self._wanted.setdefault(recording, set()).add(frame)
-        self._state: State | None = None
         self.frames = 0
         self.seconds = 0.0
 
     def batches(self) -> Iterator[Batch]:
         """One frame each, T = N = 1; nothing is known of a frame that is no sample."""
         for recording, wanted in self._wanted.items():
-            self._state = None
+            self._network.reset()
             for frame in range(min(wanted), max(wanted) + 1):
                 read = self._source.frames(recording, range(frame, frame + 1))
                 *views, disparity = (torch.from_numpy(values)[:, None] for values in read)
@@ -74,8 +69,7 @@ class _Feed:
 
     def predict(self, *inputs: Tensor) -> tuple[Tensor, dict[str, float]]:
         start = time.perf_counter()
-        output, rates, self._state = run_counted(self._module, inputs, self._device, self._state)
-        output = output.cpu()  # waits until it is there
+        output = self._network.step(*(x[0] for x in inputs))
         self.seconds += time.perf_counter() - start
         self.frames += 1
-        return output, rates
+        return output[None], {}
