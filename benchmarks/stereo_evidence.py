@@ -3,10 +3,11 @@
     python benchmarks/stereo_evidence.py -o evidence
 
 `spikedhs_stereo` at full width learns on crops of `synthetic-stereo`, one thread, and is tested on
-whole views, in stacks from rest and as a stream. Both baselines see the same events. Left behind:
-OUT/stereo.json (the run's result), OUT/errors.json, OUT/stereo.md (the table) and OUT/stereo.svg
-(events, estimate, truth and error of three frames, as the paper's Figure 4). Stopped, the training
-goes on where it was; see `evidence.py`.
+whole views, in stacks from rest, and as a stream of the exported step models in onnxruntime. Both
+baselines see the same events. Left behind: OUT/stereo.json (the run's result), OUT/errors.json,
+OUT/stereo.md (the table), OUT/stereo.svg (events, estimate, truth and error of three frames, as the
+paper's Figure 4) and OUT/rates.svg (firing rates over a recording, Figures 7c and 7d). Stopped, the
+training goes on where it was; see `evidence.py`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,35 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from evidence import Run
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
+import snnir
 from snnir import models
 from snnir.analysis.counts import parameter_count
 from snnir.analysis.energy import cost_model
 from snnir.analysis.energy import energy as price
+from snnir.analysis.firing import SpikeCounts
 from snnir.analysis.operations import count_operations
+from snnir.compiler import Compiled
 from snnir.data import Request, Splits, open_data
+from snnir.data.loader import batches
+from snnir.data.stereo import Sequences
 from snnir.genotype import parse
 from snnir.ir import build
-from snnir.lower.counting import count_spikes
+from snnir.lower import SpikingModule
 from snnir.passes import FOLDING, run_passes
 from snnir.training import TrainingConfig
+from snnir.training.evaluate import Deployed, DeployedModel, DeployedModule
 from snnir.training.record import write_figure
 from snnir.training.run import deploy
 from snnir.training.stream import stream
 from snnir.training.tasks import Disparity, disparity_errors
+
+CPU: Final = torch.device("cpu")
+Rates = dict[str, float]
+"""Shares of values that are not 0, by path, of neurons and of the inputs."""
 
 NETWORK: Final = "spikedhs_stereo"
 DATA: Final = "synthetic-stereo,stacks=2,recordings=32"
@@ -47,8 +59,6 @@ SETTINGS: Final = (
 )
 """Crops; and a surrogate that is nowhere 0, without which the loss stays where one disparity for
 all pixels has it (docs/stereo.md)."""
-TESTED: Final = 18
-"""Whole views, drawn from the test recordings."""
 RECIPE: Final = TrainingConfig(
     epochs=30,
     warmup_epochs=1,
@@ -113,33 +123,72 @@ def mean_errors(maps: Tensor, truths: Tensor) -> dict[str, float]:
     return dict(zip(MEASURES, errors.tolist(), strict=True))
 
 
-def energy(weights: Path, views: list[np.ndarray]) -> dict[str, float]:
-    """Parameters, mean firing rate, operations and energy of one estimate of a whole view."""
+def energy(network: Deployed) -> dict[str, float]:
+    """Parameters, mean firing rate, operations and energy of one estimate, of all that it saw."""
     graph = build(parse(models.source(NETWORK)))
-    module = deploy(graph, weights)
-    counts = count_spikes(module.graph, module.weights(), views)
-    rates = [counts.rate(neuron.path) for neuron in module.graph.neurons]
-    found = count_operations(run_passes(FOLDING, graph).graph, counts)
+    rates = [network.counts.rate(neuron.path) for neuron in network.graph.neurons]
+    found = count_operations(run_passes(FOLDING, graph).graph, network.counts)
     return {
         "parameters": parameter_count(graph),
         "mean_firing_rate": sum(rates) / len(rates),
-        "energy_mj": price(found, cost_model("45nm")).total_mj / counts.steps,
+        "macs": sum(layer.operations.macs for layer in found),
+        "synops": sum(layer.operations.synops for layer in found),
+        "energy_mj": price(found, cost_model("45nm")).total_mj,
     }
 
 
-def write_pictures(path: Path, batch: tuple[Tensor, ...], maps: Tensor) -> None:
-    """A row per frame: events, estimate, truth, error."""
-    left, _, truths = batch
-    rows = range(0, len(maps), max(1, len(maps) // 3))[:3]
-    figure = Figure(figsize=(13, 3 * len(rows)), layout="tight")
-    axes = figure.subplots(len(rows), 4, squeeze=False)
-    for row, n in zip(axes, rows, strict=True):
-        truth = truths[-1, n]
+def record(network: DeployedModel, source: Sequences, number: int) -> tuple[Tensor, list[Rates]]:
+    """A whole recording as a stream: disparities [T, H, W], and the rates at every frame."""
+    network.reset()
+    maps, rates = [], []
+    for frame in range(source.recordings[number].frames):
+        network.counts = SpikeCounts()
+        left, right, _ = source.frames(number, range(frame, frame + 1))
+        maps.append(network.step(*(torch.from_numpy(view).float() for view in (left, right)))[0])
+        rates.append({path: network.counts.rate(path) for path in network.counts.by_path})
+    return torch.stack(maps), rates
+
+
+def differences(step: Compiled, source: Sequences, number: int, maps: Tensor) -> Tensor:
+    """|torch - maps| of the same recording, through torch."""
+    network = DeployedModule(SpikingModule(step.graph, step.folded_weights).eval(), CPU)
+    found = []
+    for frame in range(len(maps)):
+        left, right, _ = source.frames(number, range(frame, frame + 1))
+        found.append(network.step(*(torch.from_numpy(view).float() for view in (left, right)))[0])
+    return (torch.stack(found) - maps).abs()
+
+
+def write_rates(path: Path, rates: list[Rates]) -> None:
+    """Firing rates over a recording, a line per layer, and the density of events below them."""
+    figure = Figure(figsize=(13, 5), layout="tight")
+    axes = figure.subplots(1, 2)
+    for axis, net in zip(axes, ("feature", "matching"), strict=True):
+        layers = [p for p in rates[0] if p.startswith(net) and not p.startswith("feature(right)")]
+        for number, layer in enumerate(layers):
+            colour = colormaps["viridis"](number / max(1, len(layers) - 1))
+            name = layer.removesuffix(".neuron").split(".", 1)[1]
+            axis.plot([r[layer] for r in rates], color=colour, label=name)
+        axis.plot([r["left"] for r in rates], "k--", label="events, left view")
+        axis.set(title=f"{net} net", xlabel="frame (50 ms)", ylim=(0, None))
+        axis.set_ylabel("share of values that are not 0")
+        axis.legend(fontsize=7, ncols=2)
+    write_figure(path, figure, title=f"{NETWORK}: firing rates over a recording")
+
+
+def write_pictures(path: Path, source: Sequences, maps: Tensor) -> None:
+    """Of frames of the recording that was streamed, a row each: events, estimate, truth, error."""
+    chosen = np.linspace(2, len(maps) - 1, 3).astype(int)
+    figure = Figure(figsize=(13, 3 * len(chosen)), layout="tight")
+    axes = figure.subplots(len(chosen), 4, squeeze=False)
+    for row, frame in zip(axes, chosen, strict=True):
+        left, _, truths = source.frames(0, range(frame, frame + 1))
+        truth = torch.from_numpy(truths[0])
         scale = {"vmin": 0, "vmax": float(truth.nan_to_num().max()), "cmap": "viridis"}
-        row[0].imshow(left[-1, n].sum(0).sign(), cmap="bwr", vmin=-1, vmax=1)
-        row[1].imshow(maps[n], **scale)
+        row[0].imshow(np.sign(left[0].sum(0)), cmap="bwr", vmin=-1, vmax=1)
+        row[1].imshow(maps[frame], **scale)
         row[2].imshow(thickened(truth), **scale)
-        row[3].imshow(thickened((maps[n] - truth).abs()), cmap="magma", vmin=0, vmax=3)
+        row[3].imshow(thickened((maps[frame] - truth).abs()), cmap="magma", vmin=0, vmax=3)
         for axis, name in zip(
             row, ("events", "estimate", "truth", "error, 0 to 3 px"), strict=True
         ):
@@ -181,33 +230,50 @@ def main() -> None:
     trained = Run("trained on crops", out / "stereo", train).finish()
     weights = out / "stereo" / "best.safetensors"
 
-    request = Request("stereo", (5, 260, 346), None, limit_test=TESTED)
-    splits = open_data(given.data, request)
-    left, right, truths = batch = splits.test.batch(range(len(splits.test)))
-    module = deploy(build(parse(models.source(NETWORK))), weights)
-    with torch.no_grad():
-        pairs = zip(left.split(1, 1), right.split(1, 1), strict=True)
-        maps = torch.cat([module(*pair)[-1] for pair in pairs])
-    window = best_window(splits)
-    matched = block_matching(left[-1], right[-1], window)
-    rows: dict[str, Any] = {
-        "one disparity everywhere": mean_errors(
-            torch.full_like(maps, constant(splits)), truths[-1]
-        ),
-        f"block matching, {window} px": mean_errors(matched, truths[-1]),
-        NETWORK: mean_errors(maps, truths[-1]),
-    }
+    splits = open_data(given.data, Request("stereo", (5, 260, 346), None))
     task = Disparity(support=2, diversity=RECIPE.diversity)
-    streamed = stream(module, splits.test, task, torch.device("cpu"))
-    rows[f"{NETWORK}, stream"] = streamed.evaluation.measures
-    costs = energy(weights, [view[:, :2].numpy() for view in (left, right)])
-    costs["frames_per_second"] = streamed.frames / streamed.seconds
-    write_pictures(out / "stereo.svg", batch, maps)
+    rows: dict[str, Any] = {}
+    *views, truths = splits.test.batch(range(len(splits.test)))
+    left, right = (view[-1] for view in views)
+    rows["one disparity everywhere"] = mean_errors(
+        torch.full_like(truths[-1], constant(splits)), truths[-1]
+    )
+    window = best_window(splits)
+    rows[f"block matching, {window} px"] = mean_errors(
+        torch.cat(
+            [
+                block_matching(*pair, window)
+                for pair in zip(left.split(1), right.split(1), strict=True)
+            ]
+        ),
+        truths[-1],
+    )
+    network = DeployedModule(deploy(build(parse(models.source(NETWORK))), weights), CPU)
+    rows[f"{NETWORK}, from rest"] = network.evaluate(batches(splits.test, 1, seed=0), task).measures
+    costs: dict[str, Any] = {}
+    for precision in ("fp32", "exact"):
+        step = snnir.compile(NETWORK, weights=weights, form="step", precision=precision)
+        assert step.passed
+        running = DeployedModel(step.model, step.graph, threads=1)
+        streamed = stream(running, splits.test, task)
+        rows[f"{NETWORK}, stream, {precision} in onnxruntime"] = streamed.evaluation.measures
+        costs[precision] = energy(running) | {
+            "frames_per_second": streamed.frames / streamed.seconds
+        }
+        maps, rates = record(running, splits.test.source, 0)
+        away = differences(step, splits.test.source, 0, maps)
+        costs[precision] |= {
+            "disparities_compared": away.numel(),
+            "disparities_unlike_torch": int((away > 0).sum()),
+            "largest_difference_px": float(away.max()),
+        }
+        print(precision, costs[precision], flush=True)
+    write_rates(out / "rates.svg", rates)
+    write_pictures(out / "stereo.svg", splits.test.source, maps)
     (out / "stereo.md").write_text(table(rows) + "\n")
     found = {"errors": rows, "costs": costs, "training": trained, "samples": len(splits.test)}
     (out / "errors.json").write_text(json.dumps(found, indent=1))
     print(table(rows))
-    print(", ".join(f"{name} {value:.4g}" for name, value in costs.items()))
 
 
 if __name__ == "__main__":

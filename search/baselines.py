@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snnir.analysis.counts import parameter_count
+from snnir.data.request import Splits
 from snnir.errors import SnnirError
 from snnir.files import write_whole
 from snnir.genotype import Genotype, print_genotype
@@ -49,8 +50,8 @@ class Trial(BaseModel):
     parent: int | None
     """Number of the trial that it is a mutation of."""
     accuracy: float
-    """In 0..1, on the held-out half after the last epoch. The best epoch's would be chosen on the
-    samples that judge it. 0: the training diverged."""
+    """In 0..1, on the held-out samples after the last epoch. The best epoch's would be chosen on
+    the samples that judge it. 0: the training diverged."""
     parameters: int
     firing_rate: float
     """Mean over the layers of the spikes per value."""
@@ -104,10 +105,11 @@ def run_baseline(
                 f"found {processes.count} processes, expected one: method {config.method} does not "
                 "run under torchrun"
             )
-        samples = len(open_splits(build(space), data, config, download=download).train)
+        splits = open_splits(build(space), data, config, download=download)
+        samples = len(splits.train)
         refuse_batch(config, samples // 2, "samples in half of the training set", processes)
     finished = _prepare(folder, space, config, resume=resume)
-    recipe, budget = trial_recipe(config, samples), search_macs(space, config, samples)
+    recipe, budget = trial_recipe(config, splits), search_macs(space, config, samples)
     proposals, trials = Proposals(space, config), list[Trial]()
     while True:
         proposal, number = proposals.next(trials), len(trials)
@@ -140,15 +142,18 @@ def run_baseline(
         say(trials[-1].line())
 
 
-def trial_recipe(config: SearchConfig, samples: int) -> TrainingConfig:
-    """How an architecture is trained: on half of the samples, the other half held out to judge it.
+def trial_recipe(config: SearchConfig, splits: Splits) -> TrainingConfig:
+    """How an architecture is trained: on half of the samples, as many as a search learns weights
+    on, and judged on the other half, or on what the data set itself holds out.
 
     Of the test set, on which a training run ends, no more than one sample is touched, and its
     result is not read: a search must not know it.
     """
-    half = samples // 2
+    half = len(splits.train) // 2
+    held_out = half if splits.validation is None else 0
     common = config.model_dump(include=set(Descent.model_fields))
-    own = {"epochs": config.trial_epochs, "validation": half, "limit_train": half, "limit_test": 1}
+    sizes = {"validation": held_out, "limit_train": half, "limit_test": 1}
+    own = {"epochs": config.trial_epochs, **sizes}
     return TrainingConfig.model_validate(common | own)
 
 

@@ -217,7 +217,7 @@ def test_a_trial_trains_on_one_half_and_is_judged_on_the_other():
     config = quick(limit_train=301)
     network = build(CELL)
     everything = open_splits(network, "digits", config)
-    halves = open_splits(network, "digits", trial_recipe(config, len(everything.train)))
+    halves = open_splits(network, "digits", trial_recipe(config, everything))
     train, held_out = set(halves.train.indices), set(halves.validation.indices)
     assert len(train) == len(held_out) == 150
     assert not train & held_out

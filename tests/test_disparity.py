@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import genotype
+from helpers import GENOTYPES, genotype
 
 import snnir
 from snnir.data import DATA_SETS, Samples
@@ -409,6 +411,44 @@ def test_commands(trained, run):
     code, _, err = run("eval", path, *model[:3], "whole/network.onnx", "--stream")
     assert code == 2
     assert "found a model in sequence form, expected step form for single steps" in err
+
+
+@pytest.mark.parametrize("method", ["random", "evolution"])
+def test_baselines_are_judged_on_what_the_data_holds_out(run, monkeypatch, method):
+    """Not on the test set, of which a training run reads one sample at its end."""
+
+    read = Counter()
+
+    class Noted(Shifted):
+        def read(self, frame):
+            read[self.part] += 1
+            return super().read(frame)
+
+    def part(name, seeds):
+        found = sequences(seeds)
+        for recording in found.recordings:
+            recording.__class__, recording.part = Noted, name
+        return found
+
+    def opened(place, request):
+        held_out = part("held out", range(30, 32))
+        return Sources(sequences(range(12)), part("test", range(22, 26)), validation=held_out)
+
+    entry = replace(DATA_SETS["synthetic-stereo"], open=opened)
+    monkeypatch.setitem(DATA_SETS, "synthetic-stereo", entry)
+    Path("c.toml").write_text(
+        f'method = "{method}"\ntrials = 3\npopulation = 2\ntournament = 2\ntrial_epochs = 4\n'
+        'epochs = 1\nwarmup_epochs = 0\nbatch_size = 8\noptimizer = "adam"\nlearning_rate = 0.01\n'
+    )
+    code, _, err = run(
+        "search", GENOTYPES / "small_stereo_space.snn", "--data", "synthetic-stereo", "-o", "found",
+        "--config", "c.toml",
+    )  # fmt: skip
+    assert code == 0, err
+    trials = [json.loads(line) for line in Path("found/trials.jsonl").read_text().splitlines()]
+    assert len(trials) == 3
+    assert all(0 < trial["accuracy"] < 1 for trial in trials)
+    assert read == {"held out": 3 * 4 * 8 * 3, "test": 3 * 3}  # trials, epochs, samples, stacks
 
 
 def test_an_epoch_without_truth_is_an_error(tmp_path, monkeypatch):
