@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from evidence import Run
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 import snnir
@@ -161,7 +162,7 @@ def differences(step: Compiled, source: Sequences, number: int, maps: Tensor) ->
 
 def write_rates(path: Path, rates: list[Rates]) -> None:
     """Firing rates over a recording, a line per layer, and the density of events below them."""
-    figure = Figure(figsize=(13, 5), layout="tight")
+    figure = Figure(figsize=(13, 5.5), layout="tight")
     axes = figure.subplots(1, 2)
     for axis, net in zip(axes, ("feature", "matching"), strict=True):
         layers = [p for p in rates[0] if p.startswith(net) and not p.startswith("feature(right)")]
@@ -172,7 +173,8 @@ def write_rates(path: Path, rates: list[Rates]) -> None:
         axis.plot([r["left"] for r in rates], "k--", label="events, left view")
         axis.set(title=f"{net} net", xlabel="frame (50 ms)", ylim=(0, None))
         axis.set_ylabel("share of values that are not 0")
-        axis.legend(fontsize=7, ncols=2)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(fontsize=7, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     write_figure(path, figure, title=f"{NETWORK}: firing rates over a recording")
 
 

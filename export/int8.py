@@ -77,9 +77,7 @@ def quantise(graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]) -> Qu
     Raises:
         SnnirError: no layer reads spikes.
     """
-    convolutions = [node for node in graph.of_type(ir.Conv) if reads_spikes(graph, node)]
-    if not convolutions:
-        raise SnnirError(f"network '{graph.name}': found no convolution of spikes, expected one")
+    convolutions = convolutions_of_spikes(graph)
     ranges = _ranges(graph, weights, inputs, {node.path for node in convolutions})
     layers, rounded = {}, dict(weights)
     for node in convolutions:
@@ -102,6 +100,14 @@ def quantise(graph: Graph, weights: Weights, inputs: Sequence[np.ndarray]) -> Qu
                 rounded[f"{owner.path}.{leaf}"] = np.round(given / per_channel) * per_channel
             start += owner.channels
     return Quantised(graph, rounded, layers)
+
+
+def convolutions_of_spikes(graph: Graph) -> list[ir.Conv]:
+    """What there is to quantise. Raises SnnirError: nothing."""
+    found = [node for node in graph.of_type(ir.Conv) if reads_spikes(graph, node)]
+    if not found:
+        raise SnnirError(f"network '{graph.name}': found no convolution of spikes, expected one")
+    return found
 
 
 def reads_spikes(graph: Graph, node: ir.Node) -> bool:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from snnir.estimator import FRACTION_BITS, STEPS_PER_UNIT, exponentials
 from snnir.ir import nodes as ir
+from snnir.ir.estimator import FRACTION_BITS, STEPS_PER_UNIT, exponentials
 from snnir.ir.graph import Graph
 from snnir.ir.types import Time
 from snnir.weights import Weights

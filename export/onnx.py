@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from snnir import __version__
-from snnir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.export.refusal import ExportError, refuse
 from snnir.ir import nodes as ir
+from snnir.ir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.ir.graph import Graph
 from snnir.ir.types import Shape, Time
 from snnir.weights import Weights, weights_hash

@@ -14,7 +14,12 @@ from snnir.errors import SnnirError
 from snnir.export import nir as nir_export
 from snnir.export.exactness import Exactness, check_exactness
 from snnir.export.folding import Folding
-from snnir.export.int8 import export_int8, quantisation_report, quantise
+from snnir.export.int8 import (
+    convolutions_of_spikes,
+    export_int8,
+    quantisation_report,
+    quantise,
+)
 from snnir.export.int8_parity import check_int8
 from snnir.export.nir_parity import check_nir
 from snnir.export.onnx import Form, export_onnx, refuse_inexpressible
@@ -76,7 +81,10 @@ def refuse(folded: Graph, *, target: Target, precision: Precision, form: Form) -
     """Raise SnnirError for what cannot be exported so, before weights are read: ExportError names
     every node."""
     if target == "onnx":
-        refuse_inexpressible(run_passes(MERGING, folded).graph)
+        merged = run_passes(MERGING, folded).graph
+        refuse_inexpressible(merged)
+        if precision == "int8":
+            convolutions_of_spikes(merged)
         return
     if form != "sequence":
         raise SnnirError(f"found form '{form}', expected none: the client runs a NIR file's steps")

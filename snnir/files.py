@@ -55,6 +55,16 @@ def write_together(folder: str | Path, contents: Mapping[str, bytes]) -> Path:
     return folder
 
 
+def refuse_unwritable(*folders: str | Path) -> None:
+    """Raise SnnirError where a folder is not writable, or could not be made: before the work that
+    is to go there. Makes nothing."""
+    for folder in map(Path, folders):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            reason = "it is read-only" if there.is_dir() else f"{there} is a file"
+            raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}")
+
+
 def writable_folder(folder: str | Path) -> Path:
     """Create `folder` if need be. Raises SnnirError when nothing can be written there."""
     folder = Path(folder)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from snnir.analysis.certificate import certify
 from snnir.errors import SnnirError
-from snnir.estimator import STEPS_PER_UNIT, UNIT, exponentials
 from snnir.export.exactness import check_exactness, run_numpy, run_torch
 from snnir.export.interpreter import interpret
 from snnir.export.onnx import export_onnx
 from snnir.ir import build
 from snnir.ir import nodes as ir
+from snnir.ir.estimator import STEPS_PER_UNIT, UNIT, exponentials
 from snnir.ir.serialize import graph_from_json, graph_to_json
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights, seeded_inputs

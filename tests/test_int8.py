@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import snnir
 from snnir import models
+from snnir.compiler import compile_network
 from snnir.errors import SnnirError
 from snnir.export.int8 import export_int8, quantise, reads_spikes
 from snnir.export.int8_parity import check_int8
@@ -138,8 +139,10 @@ backbone b(x) { stem conv3x3(4) }
 head classify(b, classes=2)
 """
     )
+    heard = []
     with pytest.raises(SnnirError, match="no convolution of spikes"):
-        snnir.compile(network, precision="int8")
+        compile_network(network, precision="int8", say=heard.append)
+    assert heard == []  # before weights are made and calibrated
     graph = build(network)
     assert graph.of_type(Conv)
 

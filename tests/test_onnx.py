@@ -10,12 +10,12 @@ import torch
 from helpers import calibrated, genotype
 from onnx import numpy_helper
 
-from snnir.estimator import interpolation_matrix
 from snnir.export.folding import check_folding
 from snnir.export.onnx import ExportError, export_onnx
 from snnir.export.parity import check_parity, session
 from snnir.genotype import parse
 from snnir.ir import build
+from snnir.ir.estimator import interpolation_matrix
 from snnir.lower import SpikingModule
 from snnir.passes import ANALYSIS, DEPLOYMENT, run_passes
 

@@ -307,6 +307,7 @@ def test_a_users_own_model(tmp_path, run):
         (('name = "mine"', 'name = "mine'), "found no readable TOML"),
         (("mac = 5.0", 'mac = "cheap"'), "energy_pj.mac: found 'cheap'"),
         (("mac = 5.0", "mac = inf"), "energy_pj.mac: found inf"),
+        (("mac = 5.0", "mac = true"), "energy_pj.mac: found True"),
     ],
 )
 def test_bad_cost_models_are_explained(tmp_path, run, change, message):
@@ -328,6 +329,10 @@ def test_bad_cost_models_are_explained(tmp_path, run, change, message):
         (("--data", "cifar10:nowhere"), "nowhere"),
         (("--data", "digits"), r"expected|found"),
         (("--weights", "a", "--weights", "b"), "found 2, expected one for each of 1"),
+        (("--limit-test", "3"), "--limit-test: found no --data, expected test samples"),
+        (("--runtime", "onnx"), "--runtime: found no --data, expected test samples"),
+        (("-o", "/dev/null/out"), "/dev/null/out: found no writable folder, expected one: "),
+        (("--csv", "/dev/null/x.csv"), "/dev/null: found no writable folder, expected one: "),
     ],
 )
 def test_bad_input_to_report(tmp_path, run, arguments, message):
@@ -444,7 +449,7 @@ def test_a_runs_folder_is_reported_where_it_lies(tmp_path, run):
     (tmp_path / "run" / "log.jsonl").write_text("no json")
     code, _, err = run("report", "run", "--data", "digits")
     assert code == 2
-    assert "log.jsonl: found no readable log" in err
+    assert "log.jsonl:1: found 'no json', expected the record of an epoch" in err
 
 
 def test_names_are_text_and_no_markup(tmp_path, run):

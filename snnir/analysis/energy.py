@@ -22,7 +22,7 @@ from snnir.errors import SnnirError, did_you_mean, explain
 PICOJOULES_PER_MILLIJOULE: Final = 1e9
 WORD_BYTES: Final = 4
 
-Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False, strict=True)]
 
 
 class _Data(BaseModel):

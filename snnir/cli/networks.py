@@ -162,7 +162,10 @@ def compile_(
     weights = weights or known_weights(genotype, settings)
     from snnir.compiler import compile_network
     from snnir.export.web import refuse_pageless
+    from snnir.files import refuse_unwritable
 
+    out = out or Path(parsed.name)
+    refuse_unwritable(out, *([] if web is None else [web]))
     if web is not None:
         refuse_pageless(parsed, target, form)
     if inputs is not None and data is not None:
@@ -185,7 +188,7 @@ def compile_(
         inputs_from="given" if data is None else f"{data}, training samples",
         say=say,
     )
-    folder = compiled.write(out or Path(parsed.name), command=shlex.join(["snnir", *sys.argv[1:]]))
+    folder = compiled.write(out, command=shlex.join(["snnir", *sys.argv[1:]]))
     if web is not None and compiled.passed:
         _write_page(web, compiled, arrays, weights)
     report = json.loads((folder / "report.json").read_text())

@@ -97,16 +97,29 @@ def report(
         raise SnnirError("--cost-model: found two models of one name, expected different names")
     if csv is not None and csv.suffix != ".csv":
         raise SnnirError(f"--csv: found {csv}, expected a name that ends in .csv")
+    if data is None:
+        measuring = {
+            "--runtime": runtime != "torch", "--batch-size": batch_size, "--limit-test": limit_test,
+            "--device": device != "auto", "--workers": workers, "--download": download,
+        }  # fmt: skip
+        for option in (name for name, given in measuring.items() if given):
+            raise SnnirError(f"{option}: found no --data, expected test samples to measure on")
     if weights and len(weights) != len(genotypes):
         raise SnnirError(
             f"--weights: found {len(weights)}, expected one for each of {len(genotypes)} networks"
         )
     networks = [parsed_genotype(genotype, settings) for genotype in genotypes]
     from snnir.analysis.summary import print_comparison, print_report
+    from snnir.files import refuse_unwritable
     from snnir.models import run_folder
     from snnir.reports import report_network, run_history, write_comparison, write_csv
 
     own = not weights and not settings  # else a run's folder keeps the report of its own weights
+    if len(networks) > 1:
+        folder = out or Path("report")
+    else:
+        folder = out or (run_folder(genotypes[0]) if own else None) or Path(networks[0].name)
+    refuse_unwritable(folder, *([] if csv is None else [csv.parent]))
     found = [
         report_network(
             network,
@@ -120,11 +133,9 @@ def report(
     command = shlex.join(["snnir", *sys.argv[1:]])
     result: dict[str, Any]
     if len(found) == 1:
-        default = (run_folder(genotypes[0]) if own else None) or Path(networks[0].name)
-        folder = found[0].write(out or default, command=command)
+        found[0].write(folder, command=command)
         result = found[0].report
     else:
-        folder = out or Path("report")
         result = write_comparison(found, folder, command=command)
         for name, one in zip(result["networks"], found, strict=True):
             one.write(folder / name, command=command)

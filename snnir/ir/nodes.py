@@ -271,7 +271,7 @@ class Resize(Node):
     centres (torch's align_corners=False).
 
     With a grid (exact mode), values are rounded to multiples of 2^grid before and after each axis,
-    halves to even, and so are the fractions (`snnir.estimator`).
+    halves to even, and so are the fractions (`snnir.ir.estimator`).
     """
 
     op = "resize"
@@ -446,7 +446,7 @@ class CostVolume(Node):
 class SoftArgmin(Node):
     """Sub-pixel disparity from a cost (1, D, H, W): softmin over ±support indices around the
     minimum, of several the first, index d meaning disparity 2d (method §8, estimator; paper eq.
-    29). `exact`: exponentials are whole numbers (`snnir.estimator`)."""
+    29). `exact`: exponentials are whole numbers (`snnir.ir.estimator`)."""
 
     op = "soft_argmin"
     support: Annotated[int, Field(ge=0)] = 2

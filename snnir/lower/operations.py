@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snnir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.ir import nodes as ir
+from snnir.ir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
 from snnir.lower.gates import Gates
 from snnir.lower.gradients import convolve, every
 from snnir.lower.neurons import NeuronState, on_grid, run_neuron

@@ -16,8 +16,8 @@ from functools import singledispatch
 from math import log2
 from typing import TYPE_CHECKING, Final
 
-from snnir.estimator import FRACTION_BITS, UNIT
 from snnir.ir import nodes as ir
+from snnir.ir.estimator import FRACTION_BITS, UNIT
 from snnir.ir.graph import Graph
 from snnir.ir.types import Time, volume
 from snnir.weights import Weights

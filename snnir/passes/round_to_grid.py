@@ -18,7 +18,7 @@ from math import ceil, floor, log2
 from typing import TYPE_CHECKING, Final
 
 from snnir.errors import SnnirError
-from snnir.estimator import COST_BITS
+from snnir.ir.estimator import COST_BITS
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Conv, Linear, Neuron, Resize, SoftArgmin
 from snnir.passes.base import Pass

@@ -69,9 +69,19 @@ def write_log(path: Path, history: Sequence[Record]) -> None:
 def read_log(path: Path) -> list[Record]:
     """The epochs that `write_log` wrote. Raises SnnirError."""
     try:
-        return [Record.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         raise SnnirError(f"{path}: found no readable log of a run: {error}") from None
+    history = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            history.append(Record.model_validate_json(line))
+        except ValidationError:
+            found = line if len(line) <= 60 else f"{line[:60]}…"
+            raise SnnirError(
+                f"{path}:{number}: found '{found}', expected the record of an epoch"
+            ) from None
+    return history
 
 
 def write_tensorboard(folder: Path, history: Sequence[Record]) -> None:
