@@ -5,7 +5,7 @@
 `spikedhs_stereo` at full width learns on crops of `synthetic-stereo`, one thread, and is tested on
 whole views, in stacks from rest, and as a stream of the exported step models in onnxruntime. Both
 baselines see the same events. Left behind: OUT/stereo.json (the run's result), OUT/errors.json,
-OUT/stereo.md (the table), OUT/stereo.svg (events, estimate, truth and error of three frames, as the
+OUT/stereo.md (the table), OUT/stereo.svg (events, estimate, truth and error of two frames, as the
 paper's Figure 4) and OUT/rates.svg (firing rates over a recording, Figures 7c and 7d). Stopped, the
 training goes on where it was; see `evidence.py`.
 """
@@ -180,7 +180,7 @@ def write_rates(path: Path, rates: list[Rates]) -> None:
 
 def write_pictures(path: Path, source: Sequences, maps: Tensor) -> None:
     """Of frames of the recording that was streamed, a row each: events, estimate, truth, error."""
-    chosen = np.linspace(2, len(maps) - 1, 3).astype(int)
+    chosen = np.linspace(2, len(maps) - 1, 2).astype(int)
     figure = Figure(figsize=(13, 3 * len(chosen)), layout="tight")
     axes = figure.subplots(len(chosen), 4, squeeze=False)
     for row, frame in zip(axes, chosen, strict=True):
