@@ -24,14 +24,14 @@ class Runtime:
     Threads may share a Runtime: `run` keeps nothing, and steps take turns. A stream needs its own.
     """
 
-    def __init__(self, model: str | Path | bytes, *, threads: int = 0):
-        """Read a model of either form, a file or what is in one. One call computes on `threads`
-        threads (0: one per core).
+    def __init__(self, model: str | Path | bytes, *, threads: int = 0, name: str = "<model>"):
+        """Read a model of either form, a file or what is in one, for which `name` stands in errors.
+        One call computes on `threads` threads (0: one per core).
 
         Raises:
             SnnirError: an unreadable file, or a model that snnir did not compile.
         """
-        self._name = "the model" if isinstance(model, bytes) else str(model)
+        self._name = name if isinstance(model, bytes) else str(model)
         self._session = _read(model, self._name, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if metadata.get("form") not in FORMS or not metadata.get("steps", "").isdecimal():
@@ -108,7 +108,13 @@ class Runtime:
 
     def _compute(self, feed: State) -> list[np.ndarray]:
         """The output and what the states are next."""
-        return self._session.run(self._outputs, feed)
+        return self._run(self._outputs, feed)
+
+    def _run(self, names: Sequence[str], feed: State) -> list[np.ndarray]:
+        try:
+            return self._session.run(names, feed)
+        except Exception as error:  # of many kinds; the inputs were checked, so it is the model
+            raise SnnirError(f"{self._name}: onnxruntime cannot run it: {error}") from None
 
     def _check(self, inputs: Sequence[np.ndarray], *, whole: bool) -> dict[str, int]:
         """The sizes that inputs may choose, N and perhaps T; they must agree about them."""

@@ -410,7 +410,7 @@ def test_commands(trained, run):
     run("compile", path, "--weights", weights, "-o", "whole")
     code, _, err = run("eval", path, *model[:3], "whole/network.onnx", "--stream")
     assert code == 2
-    assert "found a model in sequence form, expected step form for single steps" in err
+    assert "whole/network.onnx: found a model in sequence form, expected step form for" in err
 
 
 @pytest.mark.parametrize("method", ["random", "evolution"])

@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from helpers import GENOTYPES
+from onnx import numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import snnir
@@ -697,7 +699,20 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(SnnirError, match="found no readable ONNX model"):
         evaluate_network(network, "digits", model=tmp_path / "bad.onnx")
-    snnir.compile(network, tmp_path / "whole", weights=weights)
+    compiled = snnir.compile(network, tmp_path / "whole", weights=weights)
+    hostile = onnx.ModelProto.FromString(compiled.model.SerializeToString())
+    head = next(node for node in hostile.graph.node if node.output[0] == "head.linear")
+    weight = next(x for x in hostile.graph.initializer if x.name in head.input[1:])
+    shape = [n + 1 for n in weight.dims]
+    weight.CopyFrom(numpy_helper.from_array(np.ones(shape, np.float32), weight.name))
+    onnx.save(hostile, tmp_path / "hostile.onnx")
+    with pytest.raises(SnnirError, match=r"hostile\.onnx: found no readable ONNX model"):
+        evaluate_network(network, "digits", model=tmp_path / "hostile.onnx")
+    for entry in hostile.metadata_props:
+        entry.value = "loop" if entry.key == "form" else entry.value
+    onnx.save(hostile, tmp_path / "form.onnx")
+    with pytest.raises(SnnirError, match="found a model of another program"):
+        evaluate_network(network, "digits", model=tmp_path / "form.onnx")
     with pytest.raises(SnnirError, match="found a model of another genotype"):
         evaluate_network(
             retarget(network, ["classes=12"]), "digits", model=tmp_path / "whole" / "network.onnx"

@@ -17,7 +17,7 @@ from snnir.analysis.firing import SpikeCounts
 from snnir.data.loader import Batch
 from snnir.errors import SnnirError
 from snnir.export.counting import COUNTS, add_counters
-from snnir.export.runtime import Runtime
+from snnir.export.runtime import FORMS, Runtime
 from snnir.genotype import Genotype, parse
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Neuron, Node
@@ -187,12 +187,14 @@ class DeployedModule(Deployed):
 
 class DeployedModel(Deployed):
     """An exported model of either form through onnxruntime, its spikes counted inside a copy of
-    it; `graph` is the deployed network that it was made of."""
+    it; `graph` is the deployed network that it was made of, `name` what errors call it."""
 
-    def __init__(self, model: onnx.ModelProto, graph: Graph, *, threads: int = 0):
+    def __init__(
+        self, model: onnx.ModelProto, graph: Graph, *, threads: int = 0, name: str = "<model>"
+    ):
         self.graph = graph
         self.counts = SpikeCounts()
-        self._runtime = _CountingRuntime(model, graph, threads=threads)
+        self._runtime = _CountingRuntime(model, graph, threads, name)
 
     def run(self, *inputs: Tensor) -> Tensor:
         return self._counted(self._runtime.run(*(x.numpy() for x in inputs)), inputs)
@@ -212,16 +214,16 @@ class DeployedModel(Deployed):
 class _CountingRuntime(Runtime):
     """A runtime whose model also says how many values were not 0."""
 
-    def __init__(self, model: onnx.ModelProto, graph: Graph, *, threads: int = 0):
+    def __init__(self, model: onnx.ModelProto, graph: Graph, threads: int, name: str):
         counting = onnx.ModelProto.FromString(model.SerializeToString())
         self._counted = add_counters(counting, graph)
         self._by_step: list[list[np.ndarray]] = []
-        super().__init__(counting.SerializeToString(), threads=threads)
+        super().__init__(counting.SerializeToString(), threads=threads, name=name)
         self._stepped = [graph.type(path).time == Time.STEPPED for path in self._counted]
 
     def _compute(self, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         names = [*self._outputs, *(f"{path}{COUNTS}" for path in self._counted)]
-        found = self._session.run(names, feed)
+        found = self._run(names, feed)
         self._by_step.append(found[len(self._outputs) :])
         return found[: len(self._outputs)]
 
@@ -257,7 +259,7 @@ def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Geno
     """Raises SnnirError unless snnir exported the model of this genotype."""
     expected = f"expected a model that snnir compiled of network '{genotype.name}'"
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if "genotype" not in metadata:
+    if "genotype" not in metadata or metadata.get("form") not in FORMS:
         raise SnnirError(f"{path}: found a model of another program, {expected}")
     try:
         same = parse(metadata["genotype"], str(path)) == genotype

@@ -187,7 +187,7 @@ def _deployed(
     """A network through torch or onnxruntime. Raises SnnirError."""
     if model is not None:
         exported = read_model(model, genotype)
-        return DeployedModel(exported, run_passes(DEPLOYMENT, network).graph)
+        return DeployedModel(exported, run_passes(DEPLOYMENT, network).graph, name=str(model))
     if weights is None:
         raise SnnirError("found neither weights nor a model, expected one to evaluate")
     module = deploy(network, weights)
