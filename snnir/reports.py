@@ -118,13 +118,15 @@ def report_network(
 
 def some_samples(genotype: Genotype, data: str, *, seed: int = 0) -> list[np.ndarray]:
     """At most PROVED_SAMPLES training samples, drawn at random, for the network's inputs: frames
-    [N, C, H, W], events [T, N, C, H, W]. Raises SnnirError."""
+    [N, C, H, W], events [T, N, C, H, W], a sequence shorter than the network's T steps beginning
+    anew. Raises SnnirError."""
     network = build(genotype)
     config = configured(TrainingConfig(), {"limit_train": PROVED_SAMPLES, "seed": seed})
     train = open_splits(network, data, config).train
     wanted = PROVED_SAMPLES if len(network.network_inputs) == 1 else 8  # two views are large
     *inputs, _ = train.batch(range(min(wanted, len(train))))
-    return [x.numpy() if x.dim() == 4 else x[: network.steps].numpy() for x in inputs]
+    steps = np.arange(network.steps)
+    return [x.numpy() if x.dim() == 4 else x.numpy()[steps % len(x)] for x in inputs]
 
 
 def run_history(path_or_name: str | Path) -> list[Record]:

@@ -22,6 +22,7 @@ from snnir.ir import build
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights
 from snnir.lower.operations import sub_pixel
+from snnir.reports import some_samples
 from snnir.training import PRESETS, TrainingConfig, default_recipe, preset
 from snnir.training.config import configured
 from snnir.training.evaluate import DeployedModel, DeployedModule, evaluate, torch_predictor
@@ -411,6 +412,17 @@ def test_commands(trained, run):
     code, _, err = run("eval", path, *model[:3], "whole/network.onnx", "--stream")
     assert code == 2
     assert "whole/network.onnx: found a model in sequence form, expected step form for" in err
+
+
+def test_a_proof_on_sequences_shorter_than_the_network(monkeypatch):
+    """They begin anew: the network has three steps, the samples two."""
+    short = sequences(range(12), steps=2)
+    entry = replace(DATA_SETS["synthetic-stereo"], open=lambda *_: Sources(short, short))
+    monkeypatch.setitem(DATA_SETS, "synthetic-stereo", entry)
+    for view in some_samples(genotype("small_stereo"), "synthetic-stereo"):
+        assert view.shape == (3, 8, 2, 18, 24)
+        assert np.array_equal(view[2], view[0])
+        assert not np.array_equal(view[1], view[0])
 
 
 @pytest.mark.parametrize("method", ["random", "evolution"])
