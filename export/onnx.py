@@ -417,14 +417,14 @@ class OnnxExporter:
         total = self.op("ReduceSum", [weight, one], f"{path}.total", keepdims=0)
         self.op("Div", [numerator, total], path)
 
-    def _whole_exponential(self, x: str, out: str) -> str:
+    def _whole_exponential(self, x: str, out: str) -> None:
         """exp(x), x <= 0, from the table of exact mode."""
         table = exponentials()
         steps = self.op("Mul", [x, self.scalar(-STEPS_PER_UNIT)], f"{out}.steps")
         rounded = self.op("Round", [steps], f"{out}.rounded")
         known = self.op("Min", [rounded, self.scalar(len(table) - 1)], f"{out}.known")
         index = self.op("Cast", [known], f"{out}.index", to=TensorProto.INT64)
-        return self.op("Gather", [self.constant(table, f"{out}.table"), index], out, axis=0)
+        self.op("Gather", [self.constant(table, f"{out}.table"), index], out, axis=0)
 
     @emit.register(ir.Output)
     def _output(self, node: ir.Output, inputs: list[str]) -> None:

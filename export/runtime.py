@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,14 +35,16 @@ class Runtime:
         self._name = name if isinstance(model, bytes) else str(model)
         self._session = _read(model, self._name, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
-        if metadata.get("form") not in FORMS or not metadata.get("steps", "").isdecimal():
+        outputs, given = self._session.get_outputs(), self._session.get_inputs()
+        steps = metadata.get("steps", "")
+        ours = metadata.get("form") in FORMS and re.fullmatch("[1-9][0-9]{0,5}", steps)
+        if not ours or any(isinstance(n, str) for i in given for n in i.shape[2:]):
             found = "found a model of another program, expected one of snnir's"
             raise SnnirError(f"{self._name}: {found}")
         self.form: str = metadata["form"]
         """"sequence" or "step"."""
-        self.steps = int(metadata["steps"])
+        self.steps = int(steps)
         """T of a whole sequence."""
-        outputs, given = self._session.get_outputs(), self._session.get_inputs()
         made = {output.name for output in outputs}
         self._gives_logits = len(outputs[0].shape) == 2
         self._inputs = [i for i in given if f"{i.name}.next" not in made]
@@ -120,21 +123,27 @@ class Runtime:
         """The sizes that inputs may choose, N and perhaps T; they must agree about them."""
         if len(inputs) != len(self._inputs):
             names = ", ".join(info.name for info in self._inputs)
-            raise SnnirError(f"found {len(inputs)} inputs, expected {len(self._inputs)}: {names}")
+            raise SnnirError(
+                f"{self._name}: found {len(inputs)} inputs, expected {len(self._inputs)}: {names}"
+            )
         sizes: dict[str, int] = {}
         for info, x in zip(self._inputs, inputs, strict=True):
             found = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
             if found != np.float32:
-                raise SnnirError(f"input '{info.name}': found {found}, expected a float32 array")
+                raise SnnirError(
+                    f"{self._name}: input '{info.name}': found {found}, expected a float32 array"
+                )
             shapes = [info.shape]
             if whole and self.form == "step":
                 shapes.append(["T", *info.shape])
             expected = [[sizes.get(size, size) for size in shape] for shape in shapes]
             fitting = [shape for shape in expected if _fits(x.shape, shape)]
             if not fitting:
+                steps = len(info.shape) == 5 and x.ndim == 5 and x.shape[2:] == (*info.shape[2:],)
                 raise SnnirError(
-                    f"input '{info.name}': found shape {list(x.shape)}, expected "
+                    f"{self._name}: input '{info.name}': found shape {list(x.shape)}, expected "
                     + " or ".join(f"[{', '.join(map(str, shape))}]" for shape in expected)
+                    + (" (step form takes any number of steps)" if steps else "")
                 )
             sizes |= {s: n for s, n in zip(fitting[0], x.shape, strict=True) if isinstance(s, str)}
         return sizes

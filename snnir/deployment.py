@@ -137,6 +137,12 @@ def _exact(
     merged = run_passes(MERGING, rounded.graph, rounded.weights)
     model = export_onnx(merged.graph, merged.weights, form=form)
     inputs = [eight_bit(x) if x.ndim == 4 else x for x in inputs]
+    for node, x in zip(whole.graph.network_inputs, inputs, strict=True):
+        if node.kind == "events" and not np.isin(x, (-1, 0, 1)).all():
+            raise SnnirError(
+                f"input '{node.path}': found other values than -1, 0 and 1, expected signs of "
+                "events (exact mode)"
+            )
     proved = (model, merged.graph, merged.weights, inputs)
     if target == "nir":
         return _exact_nir(whole, rounded, inputs, check_exactness(*proved, form=form), say)
@@ -161,7 +167,7 @@ def _exact_nir(
     say: Say,
 ) -> Deployed:
     for leak, now in _changed_leaks(whole.graph, rounded.graph).items():
-        say(f"leak factor {leak:g} is now {now:g}: a network trained with that keeps its accuracy")
+        say(f"leak factor {leak:g} is now {now:g}, which makes another network: train with that")
     legal = run_passes(LEGALISING_FOR_NIR, rounded.graph, rounded.weights)
     given = run_passes(LEGALISING_FOR_NIR, whole.graph, whole.weights).weights
     model = nir_export.export_nir(legal.graph, legal.weights, client="any")
@@ -178,8 +184,9 @@ def _exact_nir(
 
 
 def _changed_leaks(before: Graph, after: Graph) -> dict[float, float]:
+    """Of neurons to which it matters."""
     pairs = zip(before.neurons, after.neurons, strict=True)
-    return {old.leak: new.leak for old, new in pairs if old.leak != new.leak}
+    return {old.leak: new.leak for old, new in pairs if old.leak != new.leak and before.steps > 1}
 
 
 def _int8(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from snnir.errors import SnnirError
@@ -44,6 +45,9 @@ def write_together(folder: str | Path, contents: Mapping[str, bytes]) -> Path:
         SnnirError: when the folder cannot be written to.
     """
     folder = writable_folder(folder)
+    for name in contents:
+        if (folder / name).is_dir():
+            raise SnnirError(f"{folder / name}: found a folder, expected a file or nothing")
     try:
         with tempfile.TemporaryDirectory(prefix=".snnir-", dir=folder) as temporary:
             for name, content in contents.items():
@@ -56,13 +60,14 @@ def write_together(folder: str | Path, contents: Mapping[str, bytes]) -> Path:
 
 
 def refuse_unwritable(*folders: str | Path) -> None:
-    """Raise SnnirError where a folder is not writable, or could not be made: before the work that
-    is to go there. Makes nothing."""
+    """Raise SnnirError where a folder is not writable, or cannot be made: before the work that is
+    to go there. What is made to find out is taken away again."""
     for folder in map(Path, folders):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            reason = "it is read-only" if there.is_dir() else f"{there} is a file"
-            raise SnnirError(f"{folder}: found no writable folder, expected one: {reason}")
+        missing = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
+        writable_folder(folder)
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def writable_folder(folder: str | Path) -> Path:

@@ -170,4 +170,6 @@ def write_comparison(
 
 def write_csv(reports: Sequence[NetworkReport], path: str | Path) -> None:
     """A line per network and layer. Raises SnnirError."""
-    write_whole(Path(path), to_csv([one.report for one in reports]))
+    path = Path(path)
+    writable_folder(path.parent)
+    write_whole(path, to_csv([one.report for one in reports]))

@@ -449,6 +449,16 @@ BAD = {
         ["fashion_small", "-o", "file/out"],
         "found no writable folder",
     ),
+    "a name that no file can have": (
+        lambda: None,
+        ["fashion_small", "-o", "a" * 300],
+        "found no writable folder, expected one: File name too long",
+    ),
+    "a link to nowhere for a folder": (
+        lambda: Path("out").symlink_to("nowhere"),
+        ["fashion_small", "-o", "out"],
+        "found no writable folder",
+    ),
     "a network larger than an ONNX file": (
         lambda: write("f.snn", good_text().replace("channels=8", "channels=9000")),
         ["f.snn"],

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from helpers import as_float64, calibrated, genotype, small
+from helpers import GENOTYPES, as_float64, calibrated, genotype, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import snnir
 from snnir.analysis.certificate import certify
 from snnir.errors import SnnirError
 from snnir.export.exactness import check_exactness, run_numpy, run_torch
 from snnir.export.interpreter import interpret
 from snnir.export.onnx import export_onnx
+from snnir.genotype import parse
 from snnir.ir import build
 from snnir.ir import nodes as ir
 from snnir.ir.estimator import STEPS_PER_UNIT, UNIT, exponentials
+from snnir.ir.graph import Graph
 from snnir.ir.serialize import graph_from_json, graph_to_json
 from snnir.lower import SpikingModule
 from snnir.lower.initialise import initial_weights, seeded_inputs
@@ -33,7 +37,14 @@ from snnir.passes import (
     WHOLE_NUMBERS,
     run_passes,
 )
-from snnir.passes.intervals import bound_graph, bound_membrane, lowest_bit
+from snnir.passes.intervals import (
+    Bounds,
+    Interval,
+    bound_graph,
+    bound_membrane,
+    bound_node,
+    lowest_bit,
+)
 from snnir.passes.quantise_images import eight_bit
 from snnir.passes.round_to_grid import MOST_ROUNDING
 
@@ -553,6 +564,91 @@ def test_a_layer_too_wide_for_the_range_is_named():
     assert f"expected at most {MOST_ROUNDING:.0%}" in message
     assert "fewer channels" in message
     assert "trunk.stem.0" not in message  # what fits is not named
+
+
+def test_weights_too_small_beside_a_skip_are_refused():
+    """They would all be rounded to 0, which no sum that leaves the range tells."""
+    text = LAYER.replace("n0 = conv1x1(prev)", "n0 = conv1x1(prev) + skip(prev_prev)")
+    network = build(small(text.format(channels=2, neuron="lif(v_threshold=1e-11)", steps=3)))
+    weights = initial_weights(network, 0)
+    conv = "trunk.layers.0.n0.prev.conv.weight"
+    weights[conv] = weights[conv] * np.float32(1e-12)
+    with pytest.raises(SnnirError, match=r"n0\..*changes its weights by 100%"):
+        run_passes(EXACT, network, weights)
+
+
+def test_small_weights_alone_have_a_grid_of_their_own():
+    network = stem_only(2, "lif(v_threshold=1e-13)")
+    weights = initial_weights(network, 0)
+    for leaf in ("weight", "bias"):
+        weights[f"trunk.stem.0.conv.{leaf}"] = weights[f"trunk.stem.0.conv.{leaf}"] * np.float32(
+            1e-13
+        )
+    whole = run_passes((*FOLDING, *WHOLE_NUMBERS), network, weights)
+    rounded = run_passes(ROUNDING, whole.graph, whole.weights)
+    stem = "trunk.stem.0.conv"
+    (layer,) = (
+        x for x in certify(rounded.graph, rounded.weights, whole.weights).layers if x.path == stem
+    )
+    assert layer.holds
+    assert 0 < layer.weight_rounding < 1e-3
+
+
+def test_channels_without_terms_lie_on_every_grid():
+    network = stem_only(1)
+    weights = initial_weights(network, 0)
+    taps = np.zeros((2, 1, 3, 3), np.float32)
+    weights["trunk.stem.0.conv.bias"][:] = 0
+    for value, finest in ((24.0, 3), (0.0, 0)):
+        taps[1] = value
+        weights["trunk.stem.0.conv.weight"] = taps
+        folded = run_passes(FOLDING, network, weights)
+        found = bound_graph(folded.graph, folded.weights)["trunk.stem.0.conv"].value
+        assert found.finest == finest
+        assert found.grid_steps == value * 9 / 2**finest
+
+
+def test_a_threshold_out_of_reach_stays_and_is_no_tie():
+    graph, weights, _ = calibrated("layered")
+    whole = run_passes((*FOLDING, *WHOLE_NUMBERS), graph, weights)
+    head = whole.graph["head.neuron"].model_copy(update={"v_threshold": 5e5})
+    whole.graph.replace(head)
+    rounded = run_passes(ROUNDING_WITH_LEAKS, whole.graph, whole.weights)
+    assert rounded.graph["head.neuron"].v_threshold == 5e5
+    certificate = certify(rounded.graph, rounded.weights, for_others=True)
+    assert certificate.holds
+    assert certificate.ties == ()
+
+
+@pytest.mark.parametrize(("support", "fits"), [(2, True), (11, True), (1000, False)])
+def test_the_estimators_sum_is_of_distinct_disparities(support, fits):
+    """At most 4096 times the sum of the largest 2·support + 1 of 96 disparities."""
+    node = ir.SoftArgmin(path="s", support=support, exact=True)
+    graph = Graph("one", 1)
+    graph.add(ir.Input(path="x", kind="events", shape=(1, 1, 1)))
+    graph.add(node, ["x"])
+    graph.set_type("x", replace(graph.type("x"), shape=(1, 96, 1, 1)))
+    one = Interval(np.zeros(1, int), np.zeros(1), np.ones(1))
+    bounds = bound_node(node, graph, {}, {"x": Bounds(one)})
+    worst = 4096 * sum(2 * d for d in range(max(0, 96 - 2 * support - 1), 96))
+    assert bounds.sums[1].magnitude == worst
+    assert (bounds.bits <= 24) == fits
+
+
+def test_a_support_too_wide_is_named():
+    text = (GENOTYPES / "small_stereo.snn").read_text()
+    wide = text.replace("18, 24]", "18, 288]").replace("max_disparity=15", "max_disparity=255")
+    network = build(parse(wide.replace("support=2", "support=1000")))
+    weights = initial_weights(network, 0)
+    with pytest.raises(SnnirError, match=r"soft_argmin\): found .* a smaller support"):
+        run_passes(EXACT, network, weights)
+
+
+def test_other_events_than_signs_are_refused():
+    network = genotype("small_stereo")
+    left, right = seeded_inputs(build(network), 1, 2)
+    with pytest.raises(SnnirError, match="input 'left': found other values than -1, 0 and 1"):
+        snnir.compile(network, precision="exact", inputs=[left * 2, right])
 
 
 def test_weights_for_images_and_events_alike_are_refused():

@@ -708,11 +708,26 @@ def test_models_that_cannot_be_evaluated(trained, tmp_path):
     onnx.save(hostile, tmp_path / "hostile.onnx")
     with pytest.raises(SnnirError, match=r"hostile\.onnx: found no readable ONNX model"):
         evaluate_network(network, "digits", model=tmp_path / "hostile.onnx")
-    for entry in hostile.metadata_props:
-        entry.value = "loop" if entry.key == "form" else entry.value
-    onnx.save(hostile, tmp_path / "form.onnx")
-    with pytest.raises(SnnirError, match="found a model of another program"):
-        evaluate_network(network, "digits", model=tmp_path / "form.onnx")
+    for key, value, message in (
+        ("form", "loop", "found a model of another program"),
+        ("form", "step", "found nothing for input 'trunk.stem.0.neuron.v', expected"),
+        ("steps", "0", "found a model of another program"),
+        ("steps", "9" * 5000, "found a model of another program"),
+        ("no neuron", "", "found other inputs or neurons than network"),
+    ):
+        other = onnx.ModelProto.FromString(compiled.model.SerializeToString())
+        for entry in other.metadata_props:
+            entry.value = value if entry.key == key else entry.value
+        if key == "no neuron":
+            content = other.SerializeToString().replace(b"head.neuron", b"head.nobody")
+            other = onnx.ModelProto.FromString(content)
+        onnx.save(other, tmp_path / "other.onnx")
+        with pytest.raises(SnnirError, match=f"other.onnx: {message}"):
+            evaluate_network(network, "digits", model=tmp_path / "other.onnx")
+    with pytest.raises(SnnirError, match="found device 'cuda', expected cpu"):
+        evaluate_network(
+            network, "digits", model=tmp_path / "whole" / "network.onnx", device="cuda"
+        )
     with pytest.raises(SnnirError, match="found a model of another genotype"):
         evaluate_network(
             retarget(network, ["classes=12"]), "digits", model=tmp_path / "whole" / "network.onnx"

@@ -13,12 +13,17 @@ import numpy as np
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Input, Neuron, Node, Output, WeightLayer
-from snnir.passes.intervals import EXACT_BITS, Bounds, bound_graph, bound_membrane, lowest_bit
+from snnir.passes.intervals import EXACT_BITS, Bounds, bound_graph, bound_membrane
 from snnir.passes.round_to_grid import rounding_error
 from snnir.weights import Weights
 
 FINEST_NORMAL: Final = -126
 """Below 2^-126 fp32 numbers are subnormal, and processors may flush them to zero."""
+
+
+LEAST_MARGIN: Final = 2.0**-10
+"""Steps of its grid that a membrane keeps from its threshold, where other programs are to decide as
+ours. The pass that moves thresholds makes it a half."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,14 @@ class Certificate:
 
     layers: tuple[CertifiedLayer, ...]
     outside: tuple[str, ...]
-    """Nodes that divide, interpolate or exponentiate: exact up to what they read, no further."""
+    """Nodes on no grid, such as a division: exact up to what they read, no further."""
     neurons_outside: tuple[str, ...]
     """Neurons whose current lies on no grid; there must be none."""
     steps: int | None
     """For how many steps from rest; None: for any number."""
     ties: tuple[str, ...] | None = None
-    """For other programs (NIR): neurons whose membrane may be exactly at threshold, where programs
-    differ; there must be none. Membranes are then half a step of their grid away from it at least,
-    and float64 rounds 2^-29 of a step."""
+    """For other programs (NIR): neurons whose membrane may come nearer to threshold than
+    `LEAST_MARGIN` steps of its grid; there must be none. Float64 rounds 2^-29 of a step."""
 
     @property
     def holds(self) -> bool:
@@ -88,13 +92,15 @@ def certify(
 
 
 def _ties(graph: Graph, bounds: Mapping[str, Bounds]) -> tuple[str, ...]:
-    """Neurons whose threshold, as fp32 has it, lies on the grid of their membrane, or on none."""
     found = []
     for neuron in graph.neurons:
         current = bounds[graph.inputs(neuron.path)[0]].value
         if neuron.spiking and current is not None:
             membrane = bound_membrane(neuron, current, graph.steps)
-            if int(lowest_bit(np.float32(neuron.v_threshold))) != membrane.finest - 1:
+            steps = float(np.ldexp(np.float64(np.float32(neuron.v_threshold)), -membrane.finest))
+            highest = float(np.ldexp(membrane.high.max(), -membrane.finest))
+            near = min(steps % 1, 1 - steps % 1) < LEAST_MARGIN
+            if steps < highest + 1 and near:
                 found.append(neuron.path)
     return tuple(found)
 

@@ -152,20 +152,16 @@ def evaluate(
     if model is not None and weights is not None:
         raise SnnirError("found --weights and --model, expected one of them: a model has its own")
     weights = weights or (None if model else known_weights(genotype, settings))
-    from snnir.training import evaluate_network, stream_network
+    from snnir.training import open_test
     from snnir.training.record import speed
 
-    found = evaluate_network(
-        network, data, weights=weights, model=model, batch_size=batch_size,
-        limit_test=limit_test, seed=seed, device=device, workers=workers, download=download,
+    opened = open_test(
+        network, data, weights=weights, model=model, limit_test=limit_test, seed=seed,
+        device=device, download=download,
     )  # fmt: skip
+    streamed = opened.stream() if stream else None  # first, since it may be refused
+    found = opened.evaluate(batch_size=batch_size, workers=workers)
     runtime = "torch" if model is None else "onnxruntime"
-    streamed = None
-    if stream:
-        streamed = stream_network(
-            network, data, weights=weights, model=model, limit_test=limit_test, seed=seed,
-            device=device,
-        )  # fmt: skip
     if as_json:
         print_json(
             {

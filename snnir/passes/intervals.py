@@ -42,8 +42,9 @@ class Interval:
 
     @property
     def finest(self) -> int:
-        """The finest grid of any channel."""
-        return int(self.grid.min())
+        """The finest grid of any channel; of nothing but zeros, 0."""
+        finest = int(self.grid.min())
+        return finest if finest < NO_BITS // 2 else 0
 
     @property
     def magnitude(self) -> float:
@@ -172,7 +173,6 @@ def _weighted(
         bias = np.concatenate([weights[f"{owner.path}.bias"] for owner in node.owners])
         bias = bias.astype("float64")
         finest = np.minimum(finest, lowest_bit(bias))
-    finest = np.where(finest >= NO_BITS // 2, 0, finest)
     partial = Interval(finest, least + np.minimum(bias, 0), most + np.maximum(bias, 0))
     return Bounds(Interval(finest, least + bias, most + bias), (partial,), partial)
 
@@ -205,14 +205,14 @@ def bound_interpolation(node: ir.Resize, x: Interval) -> Bounds:
 def _soft_argmin(
     node: ir.SoftArgmin, read: list[Interval], graph: Graph, weights: Weights
 ) -> Bounds:
-    """What is divided, weights times disparities: the division rounds once."""
+    """What is divided, weights times distinct disparities: the division rounds once."""
     import numpy as np
 
     if not node.exact:
         return Bounds(None)
     x = read[0]
-    disparities = graph.input_shapes(node.path)[0][1]
-    largest = (2 * node.support + 1) * UNIT * 2 * (disparities - 1)
+    depth = graph.input_shapes(node.path)[0][1]
+    largest = UNIT * sum(2 * d for d in range(max(0, depth - 2 * node.support - 1), depth))
     differences = Interval(x.grid, x.low - x.high, np.zeros_like(x.low))
     return Bounds(None, (differences, _whole(1, 0, largest)))
 

@@ -8,7 +8,7 @@ exp(-x) of the soft argmin                   -->  looked up in a table of whole 
 
 The second pass leaves neurons that other programs have, for as many steps as the graph has:
 
-leak                                         -->  the nearest multiple of 1/4
+leak                                         -->  the nearest of 0, 1/4, 1/2, 3/4
 v_threshold                                  -->  halfway between two values of the membrane
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FINEST_GRID: Final = -32
-"""Where the search for a layer's grid begins."""
+"""Where the search for a layer's grid begins, where its weights are not smaller still."""
 
 RELU_BITS: Final = 10
 """What the output of a relu may take of the 24: the layer that reads it needs the rest."""
@@ -84,14 +84,19 @@ class _Rounding:
     def run(self) -> None:
         order = [node.path for node in self.graph.nodes()]
         for layer in self.layers:
-            self.round(layer, FINEST_GRID)
+            self.round(layer, self.finest(layer))
         at = 0
         while at < len(order):
             path = order[at]
             at += 1
             excess = self.excess(path)
-            if excess > 0 and path not in self.refused:
+            if excess > 0 and isinstance(self.graph[path], SoftArgmin):
+                self.refused[path] = self.refused_estimator(path)
+            elif excess > 0 and path not in self.refused:
                 at = min([at, *map(order.index, self.coarsen(path, excess))])
+        for layer in self.layers:
+            if not self.refused and self.lost(layer) > MOST_ROUNDING:
+                self.refused[layer.path] = self.refusal(layer.path, self.lost(layer))
         if self.refused:
             raise SnnirError("\n".join(self.refused.values()))
 
@@ -122,6 +127,13 @@ class _Rounding:
             self.refused[path] = self.refusal(path, lost)
         return [layer.path for layer in changed]
 
+    def finest(self, layer: Conv | Linear) -> int:
+        """A grid on which fp32 has all of the layer's weights that matter."""
+        import numpy as np
+
+        largest = max(float(np.abs(self.given[f"{o.path}.weight"]).max()) for o in layer.owners)
+        return min(FINEST_GRID, floor(log2(largest)) - EXACT_BITS) if largest else FINEST_GRID
+
     def feeding(self, path: str) -> list[Conv | Linear]:
         """The nearest weight layers upstream of a node's sum, the node itself if it is one."""
         node = self.graph[path]
@@ -149,16 +161,30 @@ class _Rounding:
         )
 
     def refusal(self, path: str, lost: float) -> str:
-        node, bounds = self.graph[path], self.bounds[path]
-        place = f"{self.graph.source.locate(node.span)}: " if self.graph.source else ""
+        bounds = self.bounds[path]
         worst = max(x.magnitude for x in (*bounds.sums, bounds.value) if x is not None)
         return (
-            f"{place}{path} ({node.op}): found a sum of up to {worst:.4g} over {self.graph.steps} "
+            f"{self.place(path)}: found a sum of up to {worst:.4g} over {self.graph.steps} "
             f"steps, which fits fp32's exact range only on a grid that changes its weights by "
             f"{lost:.0%} (root mean square), expected at most {MOST_ROUNDING:.0%}: {self.remedy}"
         )
 
+    def place(self, path: str) -> str:
+        """A node as errors call it."""
+        node = self.graph[path]
+        at = f"{self.graph.source.locate(node.span)}: " if self.graph.source else ""
+        return f"{at}{path} ({node.op})"
+
     # --- the estimator ----------------------------------------------------------------------
+
+    def refused_estimator(self, path: str) -> str:
+        worst = max(x.magnitude for x in self.bounds[path].sums)
+        depth = self.graph.input_shapes(path)[0][1]
+        return (
+            f"{self.place(path)}: found a sum of up to {worst:.4g} over its support in {depth} "
+            f"disparities, expected at most {2**EXACT_BITS:.4g}: give the head a smaller support "
+            "or max_disparity"
+        )
 
     def round_estimator(self, node: Resize | SoftArgmin) -> None:
         """Interpolate on a grid, and look exponentials up."""
@@ -206,10 +232,18 @@ class _RoundingWithLeaks(_Rounding):
 
     def excess(self, path: str) -> int:
         found, node = super().excess(path), self.graph[path]
-        if not isinstance(node, Neuron) or not node.spiking:
-            return found
-        mantissa_bits = ceil(log2(node.v_threshold) - int(lowest_bit(node.v_threshold)))
-        return max(found, mantissa_bits - EXACT_BITS)
+        if isinstance(node, Neuron) and node.spiking and self.reachable(node):
+            bits = ceil(log2(node.v_threshold) - int(lowest_bit(node.v_threshold)))
+            found = max(found, bits - EXACT_BITS)
+        return found
+
+    def reachable(self, node: Neuron) -> bool:
+        """Whether a membrane comes near the threshold at all."""
+        current = self.bounds[self.graph.inputs(node.path)[0]].value
+        if current is None:
+            return False
+        membrane = bound_membrane(node, current, self.graph.steps)
+        return node.v_threshold <= float(membrane.high.max()) + 2.0**membrane.finest
 
     def round_neuron(self, node: Neuron) -> None:
         if not node.spiking:
@@ -218,7 +252,7 @@ class _RoundingWithLeaks(_Rounding):
             nearest = min(round(node.leak * LEAKS), LEAKS - 1)
             node = node.model_copy(update={"tau": nearest / LEAKS})
         current = self.bounds[self.graph.inputs(node.path)[0]].value
-        if current is not None:
+        if current is not None and self.reachable(node):
             grid = bound_membrane(node, current, self.graph.steps).finest
             between = (floor(node.v_threshold * 2.0**-grid) + 0.5) * 2.0**grid
             node = node.model_copy(update={"v_threshold": between})

@@ -9,7 +9,7 @@ from snnir.training.config import (
     read_config,
 )
 from snnir.training.evaluate import Evaluation
-from snnir.training.run import Trained, evaluate_network, stream_network, train_network
+from snnir.training.run import Trained, evaluate_network, open_test, train_network
 from snnir.training.trainer import Diverged, Progress
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
     "configured",
     "default_recipe",
     "evaluate_network",
+    "open_test",
     "preset",
     "read_config",
-    "stream_network",
     "train_network",
 ]

@@ -194,6 +194,7 @@ class DeployedModel(Deployed):
     ):
         self.graph = graph
         self.counts = SpikeCounts()
+        self._name = name
         self._runtime = _CountingRuntime(model, graph, threads, name)
 
     def run(self, *inputs: Tensor) -> Tensor:
@@ -206,6 +207,12 @@ class DeployedModel(Deployed):
         self._runtime.reset()
 
     def _counted(self, output: np.ndarray, inputs: Sequence[Tensor]) -> Tensor:
+        shape = self.graph.shape(self.graph.outputs[0].path)
+        if output.shape[output.ndim - len(shape) :] != shape or len(output) == 0:
+            raise SnnirError(
+                f"{self._name}: found an output of shape {list(output.shape)}, expected it to end "
+                f"in {list(shape)}"
+            )
         self.counts.samples += inputs[0].shape[-4]
         self.counts.add(self._runtime.take_counts())
         return torch.from_numpy(output)
@@ -238,8 +245,8 @@ class _CountingRuntime(Runtime):
         }
 
 
-def read_model(path: str | Path, genotype: Genotype) -> onnx.ModelProto:
-    """A model that snnir exported of this genotype.
+def read_model(path: str | Path, genotype: Genotype, graph: Graph) -> onnx.ModelProto:
+    """A model that snnir exported of this genotype; `graph` is its deployed one.
 
     Raises:
         SnnirError: an unreadable model, or one of another network.
@@ -252,7 +259,41 @@ def read_model(path: str | Path, genotype: Genotype) -> onnx.ModelProto:
     except Exception as error:  # protobuf and onnx raise many kinds for a file that is not a model
         raise SnnirError(f"{path}: found no readable ONNX model: {error}") from None
     _refuse_other_model(model, path, genotype)
+    _refuse_other_interface(model, path, graph)
     return model
+
+
+def _refuse_other_interface(model: onnx.ModelProto, path: str | Path, graph: Graph) -> None:
+    """Raises SnnirError unless the model takes, keeps and gives what the graph does, and has its
+    neurons."""
+    form = {entry.key: entry.value for entry in model.metadata_props}["form"]
+    steps: tuple[int, ...] = (graph.steps,) if form == "sequence" else ()
+    expected = {
+        node.path: (*(steps if node.kind == "events" else ()), "N", *node.shape)
+        for node in graph.network_inputs
+    }
+    if form == "step":
+        states = ((neuron, name) for neuron in graph.neurons for name in neuron.states)
+        expected |= {f"{n.path}.{name}": ("N", *graph.shape(n.path)) for n, name in states}
+    found = {i.name: _shape(i) for i in model.graph.input}
+    made = {name for node in model.graph.node for name in node.output}
+    wanted = {graph.outputs[0].path, *(neuron.path for neuron in graph.neurons)}
+    for name, shape in expected.items():
+        if found.get(name) != shape:
+            raise SnnirError(
+                f"{path}: found {found.get(name, 'nothing')} for input '{name}', expected {shape}"
+            )
+    if found.keys() != expected.keys() or not wanted <= made:
+        names = sorted((found.keys() ^ expected.keys()) | (wanted - made))
+        raise SnnirError(
+            f"{path}: found other inputs or neurons than network '{graph.name}' has, expected "
+            f"the same: {', '.join(names)}"
+        )
+
+
+def _shape(info: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    dims = info.type.tensor_type.shape.dim
+    return tuple(d.dim_param or d.dim_value for d in dims)
 
 
 def _refuse_other_model(model: onnx.ModelProto, path: str | Path, genotype: Genotype) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from snnir.data import Request, Splits, batches, open_data
+from snnir.data import Request, Samples, Splits, batches, open_data
 from snnir.errors import SnnirError
 from snnir.files import writable_folder, write_whole
 from snnir.genotype import Genotype, print_genotype
@@ -168,39 +170,36 @@ def evaluate_network(
     Raises:
         SnnirError: data, weights or model that do not fit the genotype.
     """
-    network = _buildable(genotype)
-    deployed = _deployed(genotype, network, weights, model, device)
-    config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
-    splits = open_splits(network, data, config, download=download)
-    task = task_of(network, diversity=config.diversity)
-    size = batch_size or evaluation_batch(task)
-    return deployed.evaluate(batches(splits.test, size, seed=seed, workers=workers), task)
+    opened = open_test(
+        genotype, data, weights=weights, model=model, limit_test=limit_test, seed=seed,
+        device=device, download=download,
+    )  # fmt: skip
+    return opened.evaluate(batch_size=batch_size, workers=workers)
 
 
-def _deployed(
-    genotype: Genotype,
-    network: Graph,
-    weights: str | Path | None,
-    model: str | Path | None,
-    device: str,
-) -> Deployed:
-    """A network through torch or onnxruntime. Raises SnnirError."""
-    if model is not None:
-        exported = read_model(model, genotype)
-        return DeployedModel(exported, run_passes(DEPLOYMENT, network).graph, name=str(model))
-    if weights is None:
-        raise SnnirError("found neither weights nor a model, expected one to evaluate")
-    module = deploy(network, weights)
-    with joined_processes(device) as processes:
-        return DeployedModule(module, processes.device)
+@dataclass(frozen=True)
+class NetworkOnTest:
+    """A deployed network and the test samples of a data set."""
+
+    deployed: Callable[[], Deployed]
+    """It, having counted nothing yet."""
+    test: Samples
+    task: Task
+    seed: int
+
+    def evaluate(self, *, batch_size: int | None = None, workers: int = 0) -> Evaluation:
+        """Every sample by itself, from rest. Raises SnnirError."""
+        size = batch_size or evaluation_batch(self.task)
+        found = batches(self.test, size, seed=self.seed, workers=workers)
+        return self.deployed().evaluate(found, self.task)
+
+    def stream(self) -> Streamed:
+        """The recordings that the samples are of, without end. Raises SnnirError where they are of
+        none, or the network has no single steps."""
+        return stream(self.deployed(), self.test, self.task)
 
 
-def evaluation_batch(task: Task) -> int:
-    """How many samples are evaluated at once where nobody says it."""
-    return 1 if isinstance(task, Disparity) else 100
-
-
-def stream_network(
+def open_test(
     genotype: Genotype,
     data: str,
     *,
@@ -209,19 +208,45 @@ def stream_network(
     limit_test: int | None = None,
     seed: int = 0,
     device: str = "auto",
-) -> Streamed:
-    """How well and how fast a stereo network does when a data set's test recordings are fed to it
-    without end, batch norm folded: in torch with `weights`, or as the exported `model`, in step
-    form, in onnxruntime.
+    download: bool = False,
+) -> NetworkOnTest:
+    """A network, batch norm folded, and what to evaluate it on: in torch with `weights`, or as the
+    exported `model` in onnxruntime.
 
     Raises:
         SnnirError: data, weights or model that do not fit the genotype.
     """
     network = _buildable(genotype)
-    config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     deployed = _deployed(genotype, network, weights, model, device)
-    splits = open_splits(network, data, config)
-    return stream(deployed, splits.test, task_of(network, diversity=config.diversity))
+    config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
+    test = open_splits(network, data, config, download=download).test
+    return NetworkOnTest(deployed, test, task_of(network, diversity=config.diversity), seed)
+
+
+def _deployed(
+    genotype: Genotype,
+    network: Graph,
+    weights: str | Path | None,
+    model: str | Path | None,
+    device: str,
+) -> Callable[[], Deployed]:
+    """What makes the network, through torch or onnxruntime. Raises SnnirError."""
+    if model is not None:
+        if device not in ("auto", "cpu"):
+            raise SnnirError(f"found device '{device}', expected cpu: onnxruntime runs the model")
+        graph = run_passes(DEPLOYMENT, network).graph
+        exported = read_model(model, genotype, graph)
+        return partial(DeployedModel, exported, graph, name=str(model))
+    if weights is None:
+        raise SnnirError("found neither weights nor a model, expected one to evaluate")
+    module = deploy(network, weights)
+    with joined_processes(device) as processes:
+        return partial(DeployedModule, module, processes.device)
+
+
+def evaluation_batch(task: Task) -> int:
+    """How many samples are evaluated at once where nobody says it."""
+    return 1 if isinstance(task, Disparity) else 100
 
 
 def deploy(network: Graph, weights: str | Path) -> SpikingModule:
@@ -267,12 +292,14 @@ def prepare_folder(
     describes itself by or that this one will write (`written`), would be lost, or there is none to
     resume."""
     if resume:
-        if not (folder / "checkpoint.pt").exists():
+        if not os.path.exists(folder / "checkpoint.pt"):
             raise SnnirError(f"{folder}: found no checkpoint.pt, expected a run to resume")
         return
     for name in (*RESULTS, *files, *written):
         path = folder / name
-        if path.exists() and not (name in files and path.read_bytes() == files[name].encode()):
+        if os.path.exists(path) and not (
+            name in files and path.read_bytes() == files[name].encode()
+        ):
             raise SnnirError(
                 f"{folder}: found a run ({name}), expected a folder without one: --resume goes on "
                 "with it, -o names another folder"
