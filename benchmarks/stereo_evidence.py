@@ -227,8 +227,8 @@ def main() -> None:
     recipe.write_text(RECIPE.to_toml())
     common = (NETWORK, "--data", given.data)
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    options = ("--config", str(recipe), "--epochs", str(given.epochs))
-    train = ("train", *common, *settings, *options)
+    how = ("--config", str(recipe), "--epochs", str(given.epochs))
+    train = ("train", *common, *settings, *how)
     trained = Run("trained on crops", out / "stereo", train).finish()
     weights = out / "stereo" / "best.safetensors"
 
@@ -253,7 +253,7 @@ def main() -> None:
     network = DeployedModule(deploy(build(parse(models.source(NETWORK))), weights), CPU)
     rows[f"{NETWORK}, from rest"] = network.evaluate(batches(splits.test, 1, seed=0), task).measures
     costs: dict[str, Any] = {}
-    for precision in ("fp32", "exact"):
+    for precision in ("fp32", "exact"):  # the pictures are of the last
         step = snnir.compile(NETWORK, weights=weights, form="step", precision=precision)
         assert step.passed
         running = DeployedModel(step.model, step.graph, threads=1)
