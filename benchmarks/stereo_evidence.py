@@ -58,8 +58,7 @@ SETTINGS: Final = (
     "input=5x64x96",
     "neuron=lif(tau=0.2, v_threshold=0.5, surrogate=arctan(b=3))",
 )
-"""Crops; and a surrogate that is nowhere 0, without which the loss stays where one disparity for
-all pixels has it (docs/stereo.md)."""
+"""Crops; and a surrogate that is nowhere 0, with which it learns faster (docs/stereo.md)."""
 RECIPE: Final = TrainingConfig(
     epochs=30,
     warmup_epochs=1,
