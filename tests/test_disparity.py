@@ -414,7 +414,7 @@ def test_commands(trained, run):
     assert "whole/network.onnx: found a model in sequence form, expected step form for" in err
 
 
-def test_a_proof_on_sequences_shorter_than_the_network(monkeypatch):
+def test_a_report_on_sequences_shorter_than_the_network(monkeypatch, run):
     """They begin anew: the network has three steps, the samples two."""
     short = sequences(range(12), steps=2)
     entry = replace(DATA_SETS["synthetic-stereo"], open=lambda *_: Sources(short, short))
@@ -423,6 +423,12 @@ def test_a_proof_on_sequences_shorter_than_the_network(monkeypatch):
         assert view.shape == (3, 8, 2, 18, 24)
         assert np.array_equal(view[2], view[0])
         assert not np.array_equal(view[1], view[0])
+    path = GENOTYPES / "small_stereo.snn"
+    code, out, err = run("report", path, "--data", "synthetic-stereo", "--limit-test", 3, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    runs = {layer["path"]: layer["runs_per_sample"] for layer in report["layers"]}
+    assert runs["matching.stem.0.neuron"] == report["measured_steps"] == 2
 
 
 @pytest.mark.parametrize("method", ["random", "evolution"])

@@ -20,6 +20,7 @@ from snnir.analysis.compare import compare, to_csv
 from snnir.analysis.counts import layers
 from snnir.analysis.energy import arithmetic_pj, cost_model, cost_models, energy
 from snnir.analysis.operations import LayerOperations, Operations, count_operations
+from snnir.analysis.page import energy as shown_energy
 from snnir.errors import SnnirError
 from snnir.export.counting import COUNTS, add_counters
 from snnir.export.onnx import export_onnx
@@ -296,6 +297,14 @@ def test_a_users_own_model(tmp_path, run):
     expected = (2.0 * did["synops"] + 5.0 * did["macs_exact"]) / 1e9
     assert report["energy"] == {"mine": pytest.approx(expected)}
     assert "my notebook" in (tmp_path / "fashion_small" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("millijoules", "shown"),
+    [(1550.0, "1.55 J"), (7.14, "7.14 mJ"), (0.02, "20 µJ"), (4e-9, "4 pJ")],
+)
+def test_energy_is_shown_in_the_unit_that_suits_it(millijoules, shown):
+    assert shown_energy(millijoules) == shown
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def si(count: float) -> str:
 
 def energy(millijoules: float) -> str:
     """In the unit that suits it."""
-    for factor, unit in ((1.0, "mJ"), (1e-3, "µJ"), (1e-6, "nJ")):
+    for factor, unit in ((1e3, "J"), (1.0, "mJ"), (1e-3, "µJ"), (1e-6, "nJ")):
         if millijoules >= factor:
             return f"{millijoules / factor:.3g} {unit}"
     return f"{millijoules * 1e9:.3g} pJ"

@@ -49,7 +49,7 @@ def _measured(
     """Of one layer: its operations and energy, and of neurons their firing."""
     path = one.layer.path
     did = {name: value for name, value in asdict(one.operations).items() if value}
-    entry: dict[str, Any] = {"operations": did}
+    entry: dict[str, Any] = {"operations": did, "runs_per_sample": one.runs}
     if did:
         entry["energy"] = {model.name: energy([one], model).total_mj for model in models}
     neuron = graph[path]
