@@ -31,7 +31,7 @@ from snnir.training.evaluate import Deployed, DeployedModel, DeployedModule
 from snnir.training.processes import usable_device
 from snnir.training.record import Record, read_log
 from snnir.training.run import Trained, evaluation_batch, open_splits
-from snnir.training.tasks import task_of
+from snnir.training.tasks import Disparity, task_of
 
 PROVED_SAMPLES = 64
 """Samples of a data set that the proof, and a calibration, may take."""
@@ -92,7 +92,8 @@ def report_network(
     config = configured(TrainingConfig(), {"limit_test": limit_test, "seed": seed})
     test = open_splits(network, data, config, download=download).test
     inputs = some_samples(genotype, data, seed=seed)
-    sequences = len(network.network_inputs) > 1  # of as many steps as the data set says
+    task = task_of(network, diversity=config.diversity)
+    sequences = isinstance(task, Disparity)  # of as many steps as the data set says
     compiled = compile_network(
         genotype, weights=weights, seed=seed, inputs=inputs, models=models, say=say,
         form="step" if sequences else "sequence",
@@ -105,7 +106,6 @@ def report_network(
         chosen = usable_device(device)
         module = SpikingModule(compiled.graph, compiled.folded_weights).eval()
         deployed = DeployedModule(module, chosen)
-    task = task_of(network, diversity=config.diversity)
     size = batch_size or evaluation_batch(task)
     found = deployed.evaluate(batches(test, size, seed=seed, workers=workers), task)
     folded = run_passes(FOLDING, network).graph

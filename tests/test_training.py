@@ -39,7 +39,7 @@ from snnir.training import (
 )
 from snnir.training.checkpoint import read_checkpoint
 from snnir.training.evaluate import evaluate, torch_predictor
-from snnir.training.run import deploy, evaluate_network, open_splits, train_network
+from snnir.training.run import deploy, open_splits, open_test, train_network
 from snnir.weights import read_weights
 
 CPU = torch.device("cpu")
@@ -50,6 +50,10 @@ QUICK = TrainingConfig(epochs=3, batch_size=50, learning_rate=0.1, limit_train=6
 def digits_network(text: str | None = None):
     settings = ["input=1x8x8", "steps=2", "channels=4"]
     return retarget(models.load("fashion_small"), settings) if text is None else parse(text)
+
+
+def evaluate_network(network, data, **options):
+    return open_test(network, data, **options).evaluate()
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change the genotype: classes=100, steps=4, channels=36, input=1x28x28.",
+        help="Change the genotype: classes=100, steps=4, channels=36, input=1x28x28, "
+        "neuron=lif(tau=0.25).",
     ),
 ]
 

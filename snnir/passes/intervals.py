@@ -186,10 +186,10 @@ def _pool(node: ir.Pool, read: list[Interval], graph: Graph, weights: Weights) -
 def _resize(node: ir.Resize, read: list[Interval], graph: Graph, weights: Weights) -> Bounds:
     if node.mode == "nearest":
         return Bounds(read[0])
-    return Bounds(None) if node.grid is None else bound_interpolation(node, read[0])
+    return Bounds(None) if node.grid is None else _interpolated(node, read[0])
 
 
-def bound_interpolation(node: ir.Resize, x: Interval) -> Bounds:
+def _interpolated(node: ir.Resize, x: Interval) -> Bounds:
     """Means of two, rounded before and after each axis, by half a step each time; the fractions add
     their bits to what is rounded."""
     import numpy as np

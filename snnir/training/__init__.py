@@ -9,7 +9,7 @@ from snnir.training.config import (
     read_config,
 )
 from snnir.training.evaluate import Evaluation
-from snnir.training.run import Trained, evaluate_network, open_test, train_network
+from snnir.training.run import Trained, open_test, train_network
 from snnir.training.trainer import Diverged, Progress
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "TrainingConfig",
     "configured",
     "default_recipe",
-    "evaluate_network",
     "open_test",
     "preset",
     "read_config",

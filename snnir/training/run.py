@@ -150,33 +150,6 @@ def open_splits(network: Graph, data: str, config: Descent, *, download: bool = 
     return open_data(data, request)
 
 
-def evaluate_network(
-    genotype: Genotype,
-    data: str,
-    *,
-    weights: str | Path | None = None,
-    model: str | Path | None = None,
-    batch_size: int | None = None,
-    limit_test: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = 0,
-    download: bool = False,
-) -> Evaluation:
-    """How well a network does on a data set's test samples, batch norm folded: in torch with
-    `weights`, or as the exported `model` in onnxruntime. `batch_size` is 100 unless given, of
-    stereo sequences 1.
-
-    Raises:
-        SnnirError: data, weights or model that do not fit the genotype.
-    """
-    opened = open_test(
-        genotype, data, weights=weights, model=model, limit_test=limit_test, seed=seed,
-        device=device, download=download,
-    )  # fmt: skip
-    return opened.evaluate(batch_size=batch_size, workers=workers)
-
-
 @dataclass(frozen=True)
 class NetworkOnTest:
     """A deployed network and the test samples of a data set."""
@@ -188,7 +161,8 @@ class NetworkOnTest:
     seed: int
 
     def evaluate(self, *, batch_size: int | None = None, workers: int = 0) -> Evaluation:
-        """Every sample by itself, from rest. Raises SnnirError."""
+        """Every sample by itself, from rest; `batch_size` is 100 unless given, of stereo sequences
+        1. Raises SnnirError."""
         size = batch_size or evaluation_batch(self.task)
         found = batches(self.test, size, seed=self.seed, workers=workers)
         return self.deployed().evaluate(found, self.task)
