@@ -59,7 +59,7 @@ class Convolutions:
             n = batch * (graph.steps if graph.type(source).time == "stepped" else 1)
             x = (torch.rand(n, *graph.shape(source)) < 0.2).to(dtype)
             x = x.contiguous(memory_format=torch.channels_last).requires_grad_(source != "image")
-            weight = net.stacked(node.owners, "weight").detach().to(dtype)
+            weight = net.stacked(node, "weight").detach().to(dtype)
             bias = torch.zeros(node.out_channels, dtype=dtype)
             gradient = torch.randn(n, *graph.shape(node.path)).to(dtype)
             gradient = gradient.contiguous(memory_format=torch.channels_last)

@@ -94,7 +94,7 @@ def loss_of(module, inputs):
 
 def assert_stacked(module):
     node, params = merged(module)
-    stack = module.stacked(node.owners, "weight")
+    stack = module.stacked(node, "weight")
     assert shares(stack, params)
     assert torch.equal(stack, torch.cat(params))
 
@@ -103,14 +103,14 @@ def test_parameters_stay_the_same_tensors_and_an_optimizer_steps_the_stack():
     module, inputs = network()
     node, params = merged(module)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    before = module.stacked(node.owners, "weight").detach().clone()
+    before = module.stacked(node, "weight").detach().clone()
     for _ in range(2):
         optimizer.zero_grad()
         loss_of(module, inputs).backward()
         optimizer.step()
     assert all(a is b for a, b in zip(params, merged(module)[1], strict=True))
     assert_stacked(module)
-    after = module.stacked(node.owners, "weight")
+    after = module.stacked(node, "weight")
     assert all((a != b).any() for a, b in zip(after, before, strict=True))
 
 

@@ -22,13 +22,14 @@ from snnir.ir.nodes import (
     Neuron,
     Node,
     Output,
-    Owner,
     Slice,
+    WeightLayer,
 )
 from snnir.ir.types import Domain
+from snnir.lower import fused
 from snnir.lower.gates import Gates, GateTable
 from snnir.lower.initialise import initial_weights
-from snnir.lower.operations import Flow, State, Value, compute, split
+from snnir.lower.operations import Flow, State, Value, batch_norm_parameters, compute, split
 from snnir.lower.stacking import Stacks
 from snnir.weights import Weights
 
@@ -87,6 +88,7 @@ class SpikingModule(nn.Module):
             part.path: parts for node in graph.nodes() for parts in [_partition(graph, node)]
             for part in parts
         }  # fmt: skip
+        self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
         self._lean = {n.path for n in graph.nodes() if _overwrites(graph, n) or _spikes(graph, n)}
         self._head_only = graph.reachable([graph.outputs[0].path])
         self._last_read = {
@@ -101,7 +103,7 @@ class SpikingModule(nn.Module):
             setattr(holder, leaf, other.parameter(name))
 
     def forward(self, *inputs: Tensor) -> Any:
-        return self.run(*inputs, observe=self.observer)[0]
+        return self.run(*inputs, observe=self.observer, keep_state=False)[0]
 
     def step(self, *inputs: Tensor, state: State | None = None) -> tuple[Any, State]:
         """One step from `state` (None: at rest): inputs [N, C, H, W].
@@ -122,8 +124,10 @@ class SpikingModule(nn.Module):
         steps: int | None = None,
         observe: Observer | None = None,
         mixing: Mapping[str, Tensor] | None = None,
+        keep_state: bool = True,
     ) -> tuple[Any, State]:
-        """Run a sequence from `state` (None: at rest) and return its output and final state.
+        """Run a sequence from `state` (None: at rest) and return its output and final state, which
+        is incomplete unless kept.
 
         `steps` is how often a frame is shown (default: the graph's). `observe(node, value)` sees
         every value as it is made, and what it returns takes the value's place. `mixing` has, by
@@ -136,6 +140,8 @@ class SpikingModule(nn.Module):
         gates = Gates(self._gates, self, mixing)
         flow = Flow(self, self._steps(inputs, steps), state or {}, {}, gates)
         values: dict[str, Value] = {}
+        fusing = not (observe or mixing or state or keep_state) and self._can_fuse()
+        normalised: dict[str, fused.Normalised] = {}
         absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
         given = dict(zip([n.path for n in self.graph.network_inputs], inputs, strict=True))
@@ -149,6 +155,12 @@ class SpikingModule(nn.Module):
                     continue
             if isinstance(node, Input):
                 value = self._input(node, given[node.path])
+            elif fusing and node.path in self._deferred:
+                self._defer(node, sources, values, flow, normalised)
+                continue
+            elif isinstance(node, Neuron) and sources[0] in normalised:
+                values |= self._fire(node, normalised.pop(sources[0]), flow)
+                continue
             elif node.path in self._siblings:
                 if node.path not in values:
                     parts = self._siblings[node.path]
@@ -158,6 +170,9 @@ class SpikingModule(nn.Module):
                 value = values[node.path]
             else:
                 lean = observe is None and mixing is None and node.path in self._lean
+                lean = lean and not (
+                    fusing and self._deferred.issuperset(self.graph.consumers(node.path))
+                )
                 value = compute(node, flow, [values[source] for source in sources], lean=lean)
             if observe is not None:
                 value = observe(node, value)
@@ -171,6 +186,54 @@ class SpikingModule(nn.Module):
             outputs[node.path] for node in self.graph.outputs if node.path in outputs
         ]
         return ((head, auxiliary) if auxiliary else head), flow.new_state
+
+    # --- fused layers -----------------------------------------------------------------------
+
+    def _can_fuse(self) -> bool:
+        if not (self._deferred and self.training and torch.is_grad_enabled()):
+            return False
+        weight = next(self.parameters())
+        dtype = weight.dtype
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+        return weight.device.type == "cpu" and weight.dtype.itemsize >= 4 and dtype in fused.STORED
+
+    def _defer(
+        self,
+        node: Node,
+        sources: Sequence[str],
+        values: Mapping[str, Value],
+        flow: Flow,
+        normalised: dict[str, fused.Normalised],
+    ) -> None:
+        """Note what a batch norm, a slice of one or a sum of them stands for."""
+        if isinstance(node, BatchNorm):
+            x = values[sources[0]]
+            term = fused.Term(x.data, batch_norm_parameters(node, flow), node.eps)
+            normalised[node.path] = fused.Normalised((term,), x.stepped)
+        elif isinstance(node, Add):
+            normalised[node.path] = fused.add([normalised.pop(source) for source in sources])
+        elif node.path not in normalised:
+            parts = self._siblings[node.path]
+            pieces = normalised.pop(sources[0]).split([part.stop - part.start for part in parts])
+            normalised |= zip((part.path for part in parts), pieces, strict=True)
+
+    def _fire(self, node: Neuron, current: fused.Normalised, flow: Flow) -> dict[str, Value]:
+        """The neuron's spikes and slices of them, each in memory of its own, as far as read."""
+        readers = [self.graph[path] for path in self.graph.consumers(node.path)]
+        parts = {n.path: (n.start, n.stop) for n in readers
+                 if isinstance(n, Slice) and n.path in self._siblings}  # fmt: skip
+        if len(parts) < len(readers):
+            parts[node.path] = 0, self.graph.shape(node.path)[0]
+        spikes = fused.fire(
+            node,
+            current,
+            flow.steps,
+            list(parts.values()),
+            momentum=self.batch_norm_momentum,
+            synchronised=self.synchronised,
+        )
+        return {path: Value(x, True) for path, x in zip(parts, spikes, strict=True)}
 
     # --- inputs -----------------------------------------------------------------------------
 
@@ -202,13 +265,21 @@ class SpikingModule(nn.Module):
         holder, leaf = self._places[name]
         return getattr(holder, leaf)
 
-    def stacked(self, owners: Sequence[Owner], name: str) -> Tensor:
-        """The owners' parameters (or running statistics) along the output channels; what is written
-        to it is written to theirs."""
-        parts = [self.parameter(f"{owner.path}.{name}") for owner in owners]
-        if len(parts) == 1:
-            return parts[0]
-        return self._stacks.get(f"{'+'.join(owner.path for owner in owners)}.{name}", parts)
+    def stacked(self, node: WeightLayer, name: str) -> Tensor:
+        """A parameter (or running statistic) of the node's owners along the output channels; what
+        is written to it is written to theirs."""
+        parts = self._owned(node, name)
+        return parts[0] if len(parts) == 1 else self._stacks.get(_stack_key(node, name), parts)
+
+    def side_by_side(self, node: WeightLayer, name: str) -> list[Tensor]:
+        """The same as its parts, which lie one behind the other in memory."""
+        parts = self._owned(node, name)
+        if len(parts) > 1:
+            self._stacks.hold(_stack_key(node, name), parts)
+        return parts
+
+    def _owned(self, node: WeightLayer, name: str) -> list[Tensor]:
+        return [self.parameter(f"{owner.path}.{name}") for owner in node.owners]
 
     def weights(self) -> Weights:
         """Parameters and running statistics as arrays, by name."""
@@ -233,6 +304,10 @@ class SpikingModule(nn.Module):
         else:
             holder.register_buffer(leaf, tensor)
         self._places[name] = (holder, leaf)
+
+
+def _stack_key(node: WeightLayer, name: str) -> str:
+    return f"{'+'.join(owner.path for owner in node.owners)}.{name}"
 
 
 def _present(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from snnir.ir import nodes as ir
 from snnir.ir.estimator import STEPS_PER_UNIT, exponentials, interpolation_matrix
+from snnir.lower.fused import Parameters
 from snnir.lower.gates import Gates
 from snnir.lower.gradients import convolve, every
 from snnir.lower.neurons import NeuronState, on_grid, run_neuron
@@ -126,23 +127,35 @@ def _same(node: ir.Node, module: SpikingModule, x: Tensor) -> Tensor:
 
 
 def _conv(node: ir.Conv, module: SpikingModule, x: Tensor, *, spikes: bool) -> Tensor:
-    weight = module.stacked(node.owners, "weight")
-    bias = module.stacked(node.owners, "bias") if node.bias else None
+    weight = module.stacked(node, "weight")
+    bias = module.stacked(node, "bias") if node.bias else None
     geometry = node.stride, node.padding, node.groups
     return convolve(x, weight, bias, *geometry, dilation=node.dilation, spikes=spikes)
 
 
 @_apply.register(ir.Linear)
 def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
-    bias = module.stacked(node.owners, "bias") if node.bias else None
-    return F.linear(x, module.stacked(node.owners, "weight"), bias)
+    bias = module.stacked(node, "bias") if node.bias else None
+    return F.linear(x, module.stacked(node, "weight"), bias)
+
+
+def batch_norm_parameters(node: ir.BatchNorm, flow: Flow) -> tuple[Parameters, ...]:
+    """What each of a batch norm's owners has of its parameters, side by side in memory."""
+    weights, biases, means, variances = (
+        flow.module.side_by_side(node, name)
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    if node.gates:
+        gate, sizes = flow.gates.per_channel(node), [owner.channels for owner in node.owners]
+        weights = (flow.module.stacked(node, "weight") * gate).split_with_sizes(sizes)
+        biases = (flow.module.stacked(node, "bias") * gate).split_with_sizes(sizes)
+    return tuple(map(Parameters, weights, biases, means, variances))
 
 
 def _batch_norm(node: ir.BatchNorm, flow: Flow, x: Tensor) -> Tensor:
     module = flow.module
     mean, var, weight, bias = (
-        module.stacked(node.owners, name)
-        for name in ("running_mean", "running_var", "weight", "bias")
+        module.stacked(node, name) for name in ("running_mean", "running_var", "weight", "bias")
     )
     if node.gates:
         gate = flow.gates.per_channel(node)

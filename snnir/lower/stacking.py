@@ -20,7 +20,11 @@ class Stacks:
         self._stacks: dict[str, Tensor] = {}
 
     def get(self, key: str, parts: Sequence[Tensor]) -> Tensor:
-        """The parts as one tensor that shares their memory, gradients going back to each.
+        """The parts as one tensor that shares their memory, gradients going back to each."""
+        return _Join.apply(self.hold(key, parts), *parts)
+
+    def hold(self, key: str, parts: Sequence[Tensor]) -> Tensor:
+        """The parts as one tensor that shares their memory, which has no gradient.
 
         Where a part lies elsewhere (the module moved, or a part has new data), all are moved to a
         new stack; they stay the same tensors.
@@ -28,7 +32,7 @@ class Stacks:
         stack = self._stacks.get(key)
         if stack is None or not _holds(stack, parts):
             stack = self._stacks[key] = _joined(parts)
-        return _Join.apply(stack, *parts)
+        return stack
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
