@@ -43,6 +43,13 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def must_compile() -> bool:
+    """Whether the first step will take long, to compile the loops for this processor."""
+    from snnir.lower import kernels
+
+    return not kernels.compiled()
+
+
 # --- what can be fused --------------------------------------------------------------------------
 
 
@@ -374,9 +381,9 @@ def _table(xs: Sequence[Tensor], parts: Sequence[tuple[int, int]] = ()) -> np.nd
     """A line per tensor: its address, the distance between its rows, and which channels it has of
     all."""
     lines = [(x.data_ptr(), _row_stride(x)) for x in xs]
-    if parts:
-        lines = [line + part for line, part in zip(lines, parts, strict=True)]
-    return np.array(lines, np.int64)
+    if not parts:
+        return np.array(lines, np.int64)
+    return np.array([line + part for line, part in zip(lines, parts, strict=True)], np.int64)
 
 
 def _reduce(rows: int, means: np.ndarray, squares: np.ndarray) -> int:

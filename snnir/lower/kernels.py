@@ -15,6 +15,7 @@ argument, which lives as long as the call.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import llvmlite.ir as llvm
@@ -35,7 +36,22 @@ _TILE = 512
 _PIECES = 32
 """Pieces that the places of a tensor are cut into."""
 
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+
+def _cacheable() -> bool:
+    """Whether there is a folder to keep compiled code in."""
+    try:
+        njit(cache=True)(_cacheable)
+    except RuntimeError:
+        return False
+    return True
+
+
+_OPTIONS = {
+    "cache": _cacheable(),
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "nsz"},
+}
 _compiled = njit(**_OPTIONS)
 _parallel = njit(parallel=True, **_OPTIONS)
 
@@ -402,8 +418,7 @@ def fire(
     """Spikes of leaky neurons, from rest, on the currents Σ scale·x + shift, into each of `outs`;
     unless `stepped`, x has the rows of one step."""
     channels = scales.shape[1]
-    number = scales.dtype.type
-    zero = number(0)
+    zero = scales.dtype.type(0)
     width = max(1, _TILE // channels)
     tiles = (places + width - 1) // width
     pieces = min(tiles, _PIECES)
@@ -411,7 +426,7 @@ def fire(
     scratch = np.empty((pieces, 3, width * channels), scales.dtype)
     for piece in prange(pieces):
         _fire(
-            scratch[piece], xs, sample, stepped, scales_, shift_, number(leak), number(threshold), steps, places,
+            scratch[piece], xs, sample, stepped, scales_, shift_, leak, threshold, steps, places,
             outs, channels, piece * tiles // pieces, (piece + 1) * tiles // pieces,
         )  # fmt: skip
 
@@ -424,8 +439,8 @@ def _fire(
     stepped: bool,
     scales: Array,
     shift: Array,
-    leak: Any,
-    threshold: Any,
+    leak: float,
+    threshold: float,
     steps: int,
     places: int,
     outs: Array,
@@ -435,7 +450,8 @@ def _fire(
 ) -> None:
     size = scales.shape[1]
     width = size // channels
-    zero = scales.dtype.type(0)
+    number = scales.dtype.type
+    zero, leak_, threshold_ = number(0), number(leak), number(threshold)
     current, v, y = _address(scratch[0]), _address(scratch[1]), _address(scratch[2])
     for first in range(tile * width, end * width, width):
         count = min(places - first, width)
@@ -445,7 +461,7 @@ def _fire(
             if t == 0 or stepped:
                 soon = row + places if stepped and t < steps - 1 else first + width
                 _currents(xs, sample, row, soon, count, channels, scales, shift, current, 0)
-            _step(leak, threshold, count * channels, current, v, y)
+            _step(leak_, threshold_, count * channels, current, v, y)
             for o in range(len(outs)):
                 _scatter(y, zero, channels, row, count, outs[o], sample)
 
@@ -525,8 +541,7 @@ def backpropagate(
     `stepped` their sum. The sum of these over rows goes to `total` [C], that of gradient·(x - mean)
     to `products` [terms, C]."""
     terms, channels = scales.shape
-    number = scales.dtype.type
-    zero = number(0)
+    zero = scales.dtype.type(0)
     width = max(1, _TILE // channels)
     tiles = (places + width - 1) // width
     pieces = min(tiles, _PIECES)
@@ -537,8 +552,8 @@ def backpropagate(
     scratch = np.empty((pieces, steps * (terms + 2) + 3, width * channels), scales.dtype)
     for piece in prange(pieces):
         _backpropagate(
-            scratch[piece], xs, sample, stepped, scales_, shift_, means_, number(leak), number(threshold), surrogate,
-            b, detach_reset, steps, places, gradients, out, channels,
+            scratch[piece], xs, sample, stepped, scales_, shift_, means_, leak, threshold,
+            surrogate, b, detach_reset, steps, places, gradients, out, channels,
             piece * tiles // pieces, (piece + 1) * tiles // pieces, sums[piece],
         )  # fmt: skip
     total[:] = 0
@@ -559,8 +574,8 @@ def _backpropagate(
     scales: Array,
     shift: Array,
     means: Array,
-    leak: Any,
-    threshold: Any,
+    leak: float,
+    threshold: float,
     surrogate: int,
     b: float,
     detach_reset: bool,
@@ -575,8 +590,9 @@ def _backpropagate(
 ) -> None:
     terms, size = scales.shape
     width = size // channels
-    zero = scales.dtype.type(0)
-    height = scales.dtype.type(b / (2 * math.tanh(b / 2)))
+    number = scales.dtype.type
+    zero, leak_, threshold_ = number(0), number(leak), number(threshold)
+    height = number(b / (2 * math.tanh(b / 2)))
     line = size * _size(zero)
     x = _address(scratch)
     u = x + steps * terms * line
@@ -599,7 +615,7 @@ def _backpropagate(
                     _copy(now, summed, values, zero)
             else:
                 _copy(summed, now, values, zero)
-            _leak(leak, threshold, values, now - line if t else 0, now, given)
+            _leak(leak_, threshold_, values, now - line if t else 0, now, given)
             slopes(surrogate, b, height, values, given, slope + t * line)
         _fill(gradient, values, zero)
         _fill(summed, values, zero)
@@ -612,7 +628,7 @@ def _backpropagate(
                 _fetch(gradients[o], soon, count, part, _size(sample))
                 _gather(gradients[o], row, count, channels, sample, given, zero)
             _recur(
-                leak, threshold, detach_reset, values, given, slope + t * line, u + t * line,
+                leak_, threshold_, detach_reset, values, given, slope + t * line, u + t * line,
                 gradient,
             )  # fmt: skip
             found = gradient
@@ -752,3 +768,11 @@ def slopes(surrogate: int, b: float, height: Any, count: int, distance: int, out
     else:
         for j in range(count):
             y[j] = number(b / 4) * _sech2(number(b / 2) * d[j])
+
+
+def compiled() -> bool:
+    """Whether code from an earlier process is there."""
+    if not _OPTIONS["cache"]:
+        return False
+    folder = Path(backpropagate._cache.cache_path)
+    return any(folder.glob(f"{Path(__file__).stem}.backpropagate-*.nbi"))

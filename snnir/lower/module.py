@@ -89,6 +89,11 @@ class SpikingModule(nn.Module):
             for part in parts
         }  # fmt: skip
         self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
+        self._before_deferred = {
+            n.path
+            for n in graph.of_type(Conv)
+            if self._deferred.issuperset(graph.consumers(n.path))
+        }
         self._lean = {n.path for n in graph.nodes() if _overwrites(graph, n) or _spikes(graph, n)}
         self._head_only = graph.reachable([graph.outputs[0].path])
         self._last_read = {
@@ -140,7 +145,9 @@ class SpikingModule(nn.Module):
         gates = Gates(self._gates, self, mixing)
         flow = Flow(self, self._steps(inputs, steps), state or {}, {}, gates)
         values: dict[str, Value] = {}
-        fusing = not (observe or mixing or state or keep_state) and self._can_fuse()
+        plain = not (observe or mixing or state or keep_state)
+        fusing = plain and self.training and torch.is_grad_enabled() and self.fuses
+        lean_nodes = self._lean - self._before_deferred if fusing else self._lean
         normalised: dict[str, fused.Normalised] = {}
         absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
@@ -169,10 +176,7 @@ class SpikingModule(nn.Module):
                     )
                 value = values[node.path]
             else:
-                lean = observe is None and mixing is None and node.path in self._lean
-                lean = lean and not (
-                    fusing and self._deferred.issuperset(self.graph.consumers(node.path))
-                )
+                lean = observe is None and mixing is None and node.path in lean_nodes
                 value = compute(node, flow, [values[source] for source in sources], lean=lean)
             if observe is not None:
                 value = observe(node, value)
@@ -189,8 +193,10 @@ class SpikingModule(nn.Module):
 
     # --- fused layers -----------------------------------------------------------------------
 
-    def _can_fuse(self) -> bool:
-        if not (self._deferred and self.training and torch.is_grad_enabled()):
+    @property
+    def fuses(self) -> bool:
+        """Whether a training step computes layers by `snnir.lower.fused`, as things are."""
+        if not self._deferred:
             return False
         weight = next(self.parameters())
         dtype = weight.dtype

@@ -6,7 +6,7 @@ over time; `Flow.steps` is the T to unfold by.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import TYPE_CHECKING
@@ -141,15 +141,15 @@ def _linear(node: ir.Linear, module: SpikingModule, x: Tensor) -> Tensor:
 
 def batch_norm_parameters(node: ir.BatchNorm, flow: Flow) -> tuple[Parameters, ...]:
     """What each of a batch norm's owners has of its parameters, side by side in memory."""
-    weights, biases, means, variances = (
-        flow.module.side_by_side(node, name)
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
+    module = flow.module
+    weights: Sequence[Tensor] = module.side_by_side(node, "weight")
+    biases: Sequence[Tensor] = module.side_by_side(node, "bias")
     if node.gates:
         gate, sizes = flow.gates.per_channel(node), [owner.channels for owner in node.owners]
-        weights = (flow.module.stacked(node, "weight") * gate).split_with_sizes(sizes)
-        biases = (flow.module.stacked(node, "bias") * gate).split_with_sizes(sizes)
-    return tuple(map(Parameters, weights, biases, means, variances))
+        weights = (module.stacked(node, "weight") * gate).split_with_sizes(sizes)
+        biases = (module.stacked(node, "bias") * gate).split_with_sizes(sizes)
+    running = (module.side_by_side(node, name) for name in ("running_mean", "running_var"))
+    return tuple(map(Parameters, weights, biases, *running))
 
 
 def _batch_norm(node: ir.BatchNorm, flow: Flow, x: Tensor) -> Tensor:

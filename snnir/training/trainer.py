@@ -16,7 +16,7 @@ from snnir.data import Batches, Samples, Splits, batches
 from snnir.data.loader import Batch
 from snnir.errors import CheckFailed, SnnirError
 from snnir.files import write_whole
-from snnir.lower import SpikingModule
+from snnir.lower import SpikingModule, fused
 from snnir.training.checkpoint import Checkpoint, Totals, read_checkpoint
 from snnir.training.config import Descent
 from snnir.training.evaluate import Evaluation, evaluate, torch_predictor
@@ -131,6 +131,8 @@ class Trainer:
             KeyboardInterrupt: after a checkpoint of where it was interrupted.
             SnnirError: a file cannot be written; older ones stay.
         """
+        if self.module.fuses and fused.must_compile():
+            self.say("compiling the training step for this processor, once: about half a minute")
         self._started = time.perf_counter()
         self.save()
         with self.interruption:
