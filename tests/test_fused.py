@@ -59,7 +59,7 @@ class Layer:
         return fused.add([fused.Normalised((term,), self.stepped) for term in terms])
 
     def fused(self, node: Neuron, parts=None) -> tuple[Tensor, ...]:
-        parts = parts or [(0, self.xs[0].shape[1])]
+        parts = parts or [fused.Part(0, self.xs[0].shape[1])]
         return fused.fire(node, self.normalised(), STEPS, parts, momentum=0.1, synchronised=False)
 
     def node_by_node(self, node: Neuron) -> Tensor:
@@ -154,11 +154,11 @@ def test_numbers_are_rounded_to_bfloat16_as_torch_does():
 
 def test_each_output_has_its_channels_and_gives_its_gradient():
     """Outputs overlap, one is not used, and gradients come in any layout."""
-    parts = [(0, 5), (1, 3), (4, 5), (0, 2)]
+    parts = [fused.Part(*channels) for channels in ((0, 5), (1, 3), (4, 5), (0, 2))]
     ours, theirs = Layer(), Layer()
     whole, middle, last, unused = ours.fused(neuron(), parts)
     expected = theirs.node_by_node(neuron())
-    for (start, stop), found in zip(parts, (whole, middle, last, unused), strict=True):
+    for (start, stop, *_), found in zip(parts, (whole, middle, last, unused), strict=True):
         assert torch.equal(found, expected[:, start:stop])
         assert found.is_contiguous(memory_format=torch.channels_last)
     rows = torch.rand(expected.shape, dtype=torch.float64)  # not channels-last
@@ -189,7 +189,12 @@ def test_pieces_of_one_batch_norm_give_one_gradient(read):
             pieces = value.split([2, 3])
             outs = [
                 fused.fire(
-                    neuron(), pieces[i], STEPS, [(0, 2 + i)], momentum=0.1, synchronised=False
+                    neuron(),
+                    pieces[i],
+                    STEPS,
+                    [fused.Part(0, 2 + i)],
+                    momentum=0.1,
+                    synchronised=False,
                 )[0]
                 for i in read
             ]

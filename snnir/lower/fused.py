@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Add, BatchNorm, Neuron, Slice
+from snnir.ir.nodes import Add, BatchNorm, Concat, Neuron, Slice
 
 STORED: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -97,6 +97,22 @@ def _chain(graph: Graph, neuron: Neuron, siblings: Container[str]) -> set[str]:
     return chain if len({graph.type(path).time for path in terms}) == 1 else set()
 
 
+def concatenated(graph: Graph, deferred: Container[str]) -> dict[str, tuple[str, int]]:
+    """Neurons that are fused, as are all others that are concatenated with them: by path, the
+    concatenation and their first channel in it."""
+    places: dict[str, tuple[str, int]] = {}
+    for node in graph.of_type(Concat):
+        sources = graph.inputs(node.path)
+        fires = [
+            isinstance(graph[path], Neuron) and graph.inputs(path)[0] in deferred
+            for path in sources
+        ]
+        if all(fires) and len(set(sources)) == len(sources) and not places.keys() & set(sources):
+            starts = _starts([graph.shape(path)[0] for path in sources])
+            places |= {path: (node.path, at) for path, at in zip(sources, starts, strict=True)}
+    return places
+
+
 def _bounds(node: BatchNorm) -> set[int]:
     """The channels at which an owner's begin or end."""
     return {0, *accumulate(owner.channels for owner in node.owners)}
@@ -136,7 +152,7 @@ class Normalised:
     def split(self, sizes: Sequence[int]) -> list[Normalised]:
         """The one term's channels in pieces, each of some owners."""
         (term,) = self.terms
-        joint = Joint(term.x)
+        joint = Joint(term.x.shape[1])
         owner_at = dict(
             zip(_starts([len(o.weight) for o in term.owners]), term.owners, strict=True)
         )
@@ -158,35 +174,37 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 class Joint:
-    """Where the gradients of a tensor's pieces are written, side by side, so that none is copied to
-    join them."""
+    """Memory for tensors that will lie side by side along the channels, so that none is copied to
+    join them: spikes that are concatenated, gradients of a tensor's pieces."""
 
-    def __init__(self, x: Tensor):
-        self._shape, self._dtype = x.shape, x.dtype
-        self._gradient: Tensor | None = None
+    def __init__(self, channels: int):
+        self._channels = channels
+        self._whole: Tensor | None = None
 
-    def piece(self, start: int, channels: int) -> Tensor:
-        if self._gradient is None:
-            self._gradient = _empty(self._shape, self._dtype)
-        return self._gradient.narrow(1, start, channels)
+    def piece(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory for a tensor [N, C, H, W] from channel `start`."""
+        if self._whole is None:
+            self._whole = _empty((shape[0], self._channels, *shape[2:]), dtype)
+        return self._whole.narrow(1, start, shape[1])
 
-    def take(self) -> Tensor:
-        """All of it; the next gradient gets memory of its own."""
-        whole = self.piece(0, self._shape[1])
-        self._gradient = None
+    def take(self) -> Tensor | None:
+        """All of it, if there is any; what is written next gets new memory."""
+        whole, self._whole = self._whole, None
         return whole
 
 
 class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], joint: Joint) -> tuple[Tensor, ...]:
-        ctx.sizes, ctx.joint = sizes, joint
+        ctx.sizes, ctx.joint, ctx.like = sizes, joint, (x.shape, x.dtype)
         return x.split_with_sizes(sizes, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         whole = ctx.joint.take()
+        if whole is None:
+            whole = _empty(*ctx.like)
         for piece, gradient in zip(whole.split_with_sizes(ctx.sizes, 1), gradients, strict=True):
             if gradient is None:
                 piece.zero_()
@@ -195,7 +213,34 @@ class _Split(torch.autograd.Function):
         return whole, None, None
 
 
+def concatenate(pieces: Sequence[Tensor], joint: Joint) -> Tensor:
+    """[N, C, H, W] of the pieces, which were written to the joint."""
+    return _Concatenate.apply(joint.take(), *pieces)
+
+
+class _Concatenate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor, *pieces: Tensor) -> Tensor:
+        ctx.sizes = [piece.shape[1] for piece in pieces]
+        return whole.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *gradient.split_with_sizes(ctx.sizes, 1)
+
+
 # --- the function -------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """An output: the first and the end of its channels, and where it is written if not to memory of
+    its own: the joint and its first channel there."""
+
+    start: int
+    stop: int
+    joint: Joint | None = None
+    at: int = 0
 
 
 class Firing(NamedTuple):
@@ -205,8 +250,7 @@ class Firing(NamedTuple):
     steps: int
     stepped: bool
     """Whether x has the rows of all steps, or of one."""
-    parts: tuple[tuple[int, int], ...]
-    """The first and the end of each output's channels."""
+    parts: tuple[Part, ...]
     momentum: float
     synchronised: bool
     """Whether statistics are those of all processes."""
@@ -216,13 +260,12 @@ def fire(
     neuron: Neuron,
     current: Normalised,
     steps: int,
-    parts: Sequence[tuple[int, int]],
+    parts: Sequence[Part],
     *,
     momentum: float,
     synchronised: bool,
 ) -> tuple[Tensor, ...]:
-    """Spikes of a leaky neuron from rest, [T·N, C, H, W], one output for each pair (start, stop) of
-    channels; method §1 and §3.
+    """Spikes of a leaky neuron from rest, [T·N, C, H, W], an output for each part; method §1, §3.
 
     Batch norm is that of training: statistics are the batch's, and running ones move by the
     momentum. ValueError for a batch of one value per channel, as torch's.
@@ -260,9 +303,10 @@ class _Fire(torch.autograd.Function):
             zero, how.momentum, rows_of_all, means, squares, inverse, scales, shift,
         )  # fmt: skip
         places = rows // how.steps if how.stepped else rows
+        batch = places * how.steps // (size[0] * size[1])
         outs = [
-            _empty((places * how.steps // (size[0] * size[1]), stop - start, *size), xs[0].dtype)
-            for start, stop in how.parts
+            _place((batch, part.stop - part.start, *size), xs[0].dtype, part.joint, part.at)
+            for part in how.parts
         ]
         neuron = how.neuron
         _run(
@@ -294,7 +338,7 @@ class _Fire(torch.autograd.Function):
             if gradient is not None
         ]
         current = torch.empty_like(xs[0], memory_format=torch.channels_last)
-        current_table = _table([current], [(0, channels)])[0]
+        current_table = _table([current], [Part(0, channels)])[0]
         total, products = np.empty(channels), np.empty((terms, channels))
         _run(
             kernels.backpropagate, table, sample, how.stepped, scales, shift, means,
@@ -309,9 +353,7 @@ class _Fire(torch.autograd.Function):
         if how.synchronised:
             _sum_over_processes(total, products)
         of_inputs = [
-            torch.empty_like(x, memory_format=torch.channels_last)
-            if joint is None
-            else joint.piece(start, channels)
+            _place(x.shape, x.dtype, joint, start)
             for x, (joint, start) in zip(xs, ctx.joints, strict=True)
         ]
         _run(
@@ -357,6 +399,10 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(*shape, dtype=dtype, memory_format=torch.channels_last)
 
 
+def _place(shape: Sequence[int], dtype: torch.dtype, joint: Joint | None, start: int) -> Tensor:
+    return _empty(shape, dtype) if joint is None else joint.piece(start, shape, dtype)
+
+
 def _even_rows(x: Tensor) -> Tensor:
     """x if its rows [C] lie at even distances, else a copy."""
     _, _, height, width = x.shape
@@ -377,13 +423,13 @@ def _row_stride(x: Tensor) -> int:
     return height_stride if height > 1 else n_stride if n > 1 else channels
 
 
-def _table(xs: Sequence[Tensor], parts: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+def _table(xs: Sequence[Tensor], parts: Sequence[Part] = ()) -> np.ndarray:
     """A line per tensor: its address, the distance between its rows, and which channels it has of
     all."""
     lines = [(x.data_ptr(), _row_stride(x)) for x in xs]
     if not parts:
         return np.array(lines, np.int64)
-    return np.array([line + part for line, part in zip(lines, parts, strict=True)], np.int64)
+    return np.array([(*x, p.start, p.stop) for x, p in zip(lines, parts, strict=True)], np.int64)
 
 
 def _reduce(rows: int, means: np.ndarray, squares: np.ndarray) -> int:

@@ -64,7 +64,7 @@ class SpikingModule(nn.Module):
         self.observer: Observer | None = None
         """Sees every value of `module(x)`, as `observe` does of `run`."""
         self.graph = graph
-        self._places: dict[str, tuple[nn.Module, str]] = {}
+        self._places: dict[str, tuple[dict[str, Any], str]] = {}
         self._stacks = Stacks()
         initial = initial_weights(graph, seed)
         for name in graph.parameter_shapes():
@@ -89,6 +89,7 @@ class SpikingModule(nn.Module):
             for part in parts
         }  # fmt: skip
         self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
+        self._concatenated = fused.concatenated(graph, self._deferred)
         self._before_deferred = {
             n.path
             for n in graph.of_type(Conv)
@@ -104,8 +105,8 @@ class SpikingModule(nn.Module):
         """Take `other`'s parameters and running statistics for those of the same name: one tensor
         for both from then on."""
         for name in self._places.keys() & other._places.keys():
-            holder, leaf = self._places[name]
-            setattr(holder, leaf, other.parameter(name))
+            tensors, leaf = self._places[name]
+            tensors[leaf] = other.parameter(name)
 
     def forward(self, *inputs: Tensor) -> Any:
         return self.run(*inputs, observe=self.observer, keep_state=False)[0]
@@ -149,6 +150,7 @@ class SpikingModule(nn.Module):
         fusing = plain and self.training and torch.is_grad_enabled() and self.fuses
         lean_nodes = self._lean - self._before_deferred if fusing else self._lean
         normalised: dict[str, fused.Normalised] = {}
+        joints: dict[str, fused.Joint] = {}
         absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
         given = dict(zip([n.path for n in self.graph.network_inputs], inputs, strict=True))
@@ -166,8 +168,11 @@ class SpikingModule(nn.Module):
                 self._defer(node, sources, values, flow, normalised)
                 continue
             elif isinstance(node, Neuron) and sources[0] in normalised:
-                values |= self._fire(node, normalised.pop(sources[0]), flow)
+                values |= self._fire(node, normalised.pop(sources[0]), flow, joints)
                 continue
+            elif node.path in joints:
+                pieces = [values[source].data for source in sources]
+                value = Value(fused.concatenate(pieces, joints[node.path]), True)
             elif node.path in self._siblings:
                 if node.path not in values:
                     parts = self._siblings[node.path]
@@ -224,13 +229,27 @@ class SpikingModule(nn.Module):
             pieces = normalised.pop(sources[0]).split([part.stop - part.start for part in parts])
             normalised |= zip((part.path for part in parts), pieces, strict=True)
 
-    def _fire(self, node: Neuron, current: fused.Normalised, flow: Flow) -> dict[str, Value]:
-        """The neuron's spikes and slices of them, each in memory of its own, as far as read."""
+    def _fire(
+        self,
+        node: Neuron,
+        current: fused.Normalised,
+        flow: Flow,
+        joints: dict[str, fused.Joint],
+    ) -> dict[str, Value]:
+        """The neuron's spikes and slices of them, as far as read: slices in memory of their own,
+        all of them where they are concatenated, if they are."""
         readers = [self.graph[path] for path in self.graph.consumers(node.path)]
-        parts = {n.path: (n.start, n.stop) for n in readers
-                 if isinstance(n, Slice) and n.path in self._siblings}  # fmt: skip
+        parts = {
+            n.path: fused.Part(n.start, n.stop)
+            for n in readers
+            if isinstance(n, Slice) and n.path in self._siblings
+        }
         if len(parts) < len(readers):
-            parts[node.path] = 0, self.graph.shape(node.path)[0]
+            joint, at = None, 0
+            if node.path in self._concatenated:
+                path, at = self._concatenated[node.path]
+                joint = joints.setdefault(path, fused.Joint(self.graph.shape(path)[0]))
+            parts[node.path] = fused.Part(0, self.graph.shape(node.path)[0], joint, at)
         spikes = fused.fire(
             node,
             current,
@@ -268,8 +287,8 @@ class SpikingModule(nn.Module):
 
     def parameter(self, name: str) -> Tensor:
         """A parameter or running statistic by its full name."""
-        holder, leaf = self._places[name]
-        return getattr(holder, leaf)
+        tensors, leaf = self._places[name]
+        return tensors[leaf]
 
     def stacked(self, node: WeightLayer, name: str) -> Tensor:
         """A parameter (or running statistic) of the node's owners along the output channels; what
@@ -305,11 +324,13 @@ class SpikingModule(nn.Module):
                 child = nn.Module()
                 holder.add_module(part, child)
             holder = child
+        # by dict it is looked up in a fraction of an attribute's time, hundreds of times a step
         if isinstance(tensor, nn.Parameter):
             holder.register_parameter(leaf, tensor)
+            self._places[name] = holder._parameters, leaf
         else:
             holder.register_buffer(leaf, tensor)
-        self._places[name] = (holder, leaf)
+            self._places[name] = holder._buffers, leaf
 
 
 def _stack_key(node: WeightLayer, name: str) -> str:
