@@ -1,14 +1,15 @@
 """A training step of SpikeDHS-CLA beside SpikingJelly 2.0's own `SpikeDHS` and beside the bare
 convolutions: time and memory.
 
-    pip install --no-deps spikingjelly==2.0.0 && pip install h5py loguru
+    pip install 'snnir[fast]' && pip install --no-deps spikingjelly==2.0.0 && pip install loguru
     python benchmarks/training_speed.py                 # C = 16, batch 8 and C = 32, batch 2
     python benchmarks/training_speed.py --case 16 8 --rounds 5 --no-memory
 
 Both networks have the auxiliary head, T = 6, 32x32, the reset detached (as in SpikingJelly's port)
 and one fused SGD with momentum and weight decay. A step is forward, loss, backward, update, and the
-peer's reset. `bf16` is autocast. `convolutions` is the forward and backward of our graph's
-convolutions alone, each on spikes and gradients of its shape: what a step cannot go below.
+peer's reset. `bf16` is autocast. `unfused` is snnir without numba (`snnir.lower.fused`).
+`convolutions` is the forward and backward of our graph's convolutions alone, each on spikes and
+gradients of its shape: what a step cannot go below.
 
 Every side has a process of its own, with freed memory kept (`snnir.lower.memory`; the peer gains
 nothing by it).
@@ -40,12 +41,15 @@ import snnir
 from snnir import models
 from snnir.data.vision import torchvision_module
 from snnir.genotype import parse, retarget
-from snnir.lower import SpikingModule
+from snnir.lower import SpikingModule, fused
 from snnir.lower.memory import keep_freed_memory
 from snnir.source import Source
 
 STEPS, CLASSES = 6, 10
-SIDES = ("snnir", "snnir bf16", "peer", "peer bf16", "convolutions", "convolutions bf16")
+SIDES = (
+    *("snnir", "snnir bf16", "unfused", "unfused bf16"),
+    *("peer", "peer bf16", "convolutions", "convolutions bf16"),
+)
 
 
 class Goals(NamedTuple):
@@ -120,8 +124,13 @@ def make_step(side: str, channels: int, batch: int) -> Step:
     torch.manual_seed(0)
     name, _, precision = side.partition(" ")
     bf16 = precision == "bf16"
-    if name == "snnir":
-        return training_step(our_module(channels), bf16=bf16)
+    if name == "unfused":
+        fused.available = lambda: False
+    if name in ("snnir", "unfused"):
+        module = our_module(channels)
+        if module.fuses != (name == "snnir"):
+            raise SystemExit("numba is not installed: pip install 'snnir[fast]'")
+        return training_step(module, bf16=bf16)
     if name == "convolutions":
         return convolutions_step(our_module(channels), batch, bf16=bf16)
     net = peer_module(channels)
@@ -137,13 +146,15 @@ def measure(case: Case, options: Namespace) -> bool:
     sides.print_times(case, STEPS, options.threads, seconds)
     speed, bf16 = ratio(seconds, "peer", "snnir"), ratio(seconds, "peer", "snnir bf16")
     floor = ratio(seconds, "snnir", "convolutions")
+    for a, b in (("peer", "unfused"), ("peer", "unfused bf16"), ("unfused", "convolutions")):
+        sides.print_ratio(f"{a} / {b}", ratio(seconds, a, b))
     met = [
         reached("peer / snnir", speed, least=goals.speed),
         reached("peer / snnir bf16", bf16, least=goals.speed_bf16),
         reached("snnir / convolutions", floor, most=goals.convolutions),
     ]
     if not options.no_memory:
-        found = sides.memory(make_step, ("snnir", "peer"), case, options.threads)
+        found = sides.memory(make_step, ("snnir", "peer", "unfused"), case, options.threads)
         met.append(sides.print_memory(found, most=goals.memory))
     return all(met)
 

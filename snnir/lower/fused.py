@@ -352,6 +352,10 @@ class _Fire(torch.autograd.Function):
         of_parameters[1] = total
         if how.synchronised:
             _sum_over_processes(total, products)
+        flat = torch.from_numpy(of_parameters.reshape(-1))
+        of_owners = flat.split_with_sizes(ctx.owners * 2)
+        if not any(ctx.needs_input_grad[2 : 2 + terms]):
+            return None, None, *[None] * terms, *of_owners
         of_inputs = [
             _place(x.shape, x.dtype, joint, start)
             for x, (joint, start) in zip(xs, ctx.joints, strict=True)
@@ -360,8 +364,7 @@ class _Fire(torch.autograd.Function):
             kernels.spread, table, sample, ctx.rows, current_table, scales, inverse, means,
             total, products, ctx.rows_of_all, _table(of_inputs),
         )  # fmt: skip
-        flat = torch.from_numpy(of_parameters.reshape(-1))
-        return None, None, *of_inputs, *flat.split_with_sizes(ctx.owners * 2)
+        return None, None, *of_inputs, *of_owners
 
 
 # --- calls --------------------------------------------------------------------------------------

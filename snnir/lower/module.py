@@ -90,6 +90,7 @@ class SpikingModule(nn.Module):
         }  # fmt: skip
         self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
         self._concatenated = fused.concatenated(graph, self._deferred)
+        # these keep spikes as they are: fused layers save more memory than that takes
         self._before_deferred = {
             n.path
             for n in graph.of_type(Conv)
