@@ -119,6 +119,7 @@ class Trainer:
         self.speed = 0.0
         """Training samples per second in this epoch."""
         self._started = time.perf_counter()
+        self._fused_before = False
         self.interruption = Interruption()
 
     # --- running ----------------------------------------------------------------------------
@@ -131,8 +132,6 @@ class Trainer:
             KeyboardInterrupt: after a checkpoint of where it was interrupted.
             SnnirError: a file cannot be written; older ones stay.
         """
-        if self.module.fuses and fused.must_compile():
-            self.say("compiling the training step for this processor, once: about half a minute")
         self._started = time.perf_counter()
         self.save()
         with self.interruption:
@@ -173,6 +172,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.module.observer = self.watch.observe if probe else None
+        if not probe and not self._fused_before:
+            self._fused_before = True
+            if self.module.fuses and fused.must_compile():
+                self.say("compiling the training step for this processor, once: half a minute")
         loss, correct = self.loss(*batch)
         self.module.observer = None
         self.optimizer.zero_grad()
