@@ -136,7 +136,10 @@ def test_bfloat16_is_computed_with_in_fp32():
     expected.square().sum().backward()
     for a, b in zip(ours.leaves, theirs.leaves, strict=True):
         assert a.grad.dtype == b.grad.dtype
-        torch.testing.assert_close(a.grad, b.grad, rtol=2e-2, atol=2e-2)
+        assert b.grad.abs().max() > 0.1
+        rounded = a.dtype == torch.bfloat16  # of currents, then of x
+        tolerance = 2e-2 if rounded else 2e-4
+        torch.testing.assert_close(a.grad, b.grad, rtol=tolerance, atol=tolerance)
 
 
 def test_numbers_are_rounded_to_bfloat16_as_torch_does():
@@ -297,12 +300,14 @@ def test_values_that_are_looked_at_and_states_are_computed_node_by_node(monkeypa
     assert state.keys() == {
         f"{n.path}.{name}" for n in ours.graph.of_type(Neuron) for name in n.states
     }
-    called = []
-    monkeypatch.setattr(fused, "fire", lambda *a, **k: called.append(1))
+    called, fire = [], fused.fire
+    monkeypatch.setattr(fused, "fire", lambda *a, **k: called.append(1) or fire(*a, **k))
     ours.eval()(*inputs)
     with torch.no_grad():
         ours.train()(*inputs)
     assert not called
+    ours(*inputs)
+    assert called
 
 
 def test_gradients_do_not_share_memory(monkeypatch):
