@@ -56,6 +56,14 @@ _compiled = njit(**_OPTIONS)
 _parallel = njit(parallel=True, **_OPTIONS)
 
 
+def compiled() -> bool:
+    """Whether code from an earlier process is there."""
+    if not _OPTIONS["cache"]:
+        return False
+    folder = Path(backpropagate._cache.cache_path)
+    return any(folder.glob(f"{Path(__file__).stem}.backpropagate-*.nbi"))
+
+
 # --- memory and numbers -------------------------------------------------------------------------
 
 
@@ -768,11 +776,3 @@ def slopes(surrogate: int, b: float, height: Any, count: int, distance: int, out
     else:
         for j in range(count):
             y[j] = number(b / 4) * _sech2(number(b / 2) * d[j])
-
-
-def compiled() -> bool:
-    """Whether code from an earlier process is there."""
-    if not _OPTIONS["cache"]:
-        return False
-    folder = Path(backpropagate._cache.cache_path)
-    return any(folder.glob(f"{Path(__file__).stem}.backpropagate-*.nbi"))
