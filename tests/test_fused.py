@@ -52,15 +52,14 @@ class Layer:
 
     def normalised(self) -> fused.Normalised:
         values = zip(self.xs, self.weights, self.biases, self.running, strict=True)
-        terms = [
-            fused.Term(x, (fused.Parameters(weight, bias, *running),), EPS)
-            for x, weight, bias, running in values
-        ]
-        return fused.add([fused.Normalised((term,), self.stepped) for term in terms])
+        return fused.add([
+            fused.Normalised(tuple(normalise(x, [fused.Parameters(*p, *running)])), self.stepped)
+            for x, *p, running in values
+        ])  # fmt: skip
 
     def fused(self, node: Neuron, parts=None) -> tuple[Tensor, ...]:
         parts = parts or [fused.Part(0, self.xs[0].shape[1])]
-        return fused.fire(node, self.normalised(), STEPS, parts, momentum=0.1, synchronised=False)
+        return fused.fire(node, self.normalised(), STEPS, parts)
 
     def node_by_node(self, node: Neuron) -> Tensor:
         total = sum(
@@ -73,6 +72,11 @@ class Layer:
             total.unflatten(0, (-1, BATCH)) if self.stepped else total.expand(STEPS, *total.shape)
         )
         return run_neuron(node, current, {})[0].flatten(0, 1)
+
+
+def normalise(x: Tensor, owners, sizes=None, **settings) -> list[fused.Term]:
+    sizes = sizes or [x.shape[1]]
+    return fused.normalise(x, owners, EPS, sizes, momentum=0.1, synchronised=False, **settings)
 
 
 def _leaf(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -148,9 +152,8 @@ def test_numbers_are_rounded_to_bfloat16_as_torch_does():
 
     bits = torch.arange(0x3F80_0000, 0x3F82_8000, 0x0000_4000, dtype=torch.int32)
     numbers = torch.cat([bits.view(torch.float32), -bits.view(torch.float32)])
-    out = torch.zeros(len(numbers), 1, dtype=torch.bfloat16)
-    line = np.array([out.data_ptr(), 1, 0, 1], np.int64)
-    kernels._scatter(numbers.data_ptr(), np.float32(0), 1, 0, len(numbers), line, np.uint16(0))
+    out = torch.zeros(len(numbers), dtype=torch.bfloat16)
+    kernels._store(numbers.data_ptr(), np.float32(0), out.data_ptr(), len(numbers), np.uint16(0))
     assert torch.equal(out.flatten(), numbers.bfloat16())
     assert len(out.unique()) > 4
 
@@ -184,23 +187,12 @@ def test_pieces_of_one_batch_norm_give_one_gradient(read):
         (x,), (w,), (b,) = layer.xs, layer.weights, layer.biases
         hidden = x * 1.0  # what a convolution makes
         if ours:
-            owners = tuple(
+            owners = [
                 fused.Parameters(*parts)
                 for parts in zip(*(p.split([2, 3]) for p in (w, b, *layer.running[0])), strict=True)
-            )
-            value = fused.Normalised((fused.Term(hidden, owners, EPS),), True)
-            pieces = value.split([2, 3])
-            outs = [
-                fused.fire(
-                    neuron(),
-                    pieces[i],
-                    STEPS,
-                    [fused.Part(0, 2 + i)],
-                    momentum=0.1,
-                    synchronised=False,
-                )[0]
-                for i in read
             ]
+            pieces = [fused.Normalised((term,), True) for term in normalise(hidden, owners, [2, 3])]
+            outs = [fused.fire(neuron(), pieces[i], STEPS, [fused.Part(0, 2 + i)])[0] for i in read]
         else:
             total = F.batch_norm(hidden, *layer.running[0], w, b, True, 0.1, EPS)
             spikes = run_neuron(neuron(), total.unflatten(0, (-1, BATCH)), {})[0].flatten(0, 1)
@@ -213,6 +205,28 @@ def test_pieces_of_one_batch_norm_give_one_gradient(read):
             for leaf, once in zip(layer.leaves, results[0], strict=True):
                 assert torch.equal(leaf.grad, 2 * once)
     assert results[1][0].abs().max() > 1e-3
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_bias_left_out_moves_the_running_mean_alone():
+    """As if it had been added to x: batch norm takes it away again."""
+    bias = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)
+    results = []
+    for left_out in (True, False):
+        layer = Layer(1, 3)
+        (x,), running = layer.xs, layer.running[0]
+        owners = [fused.Parameters(*layer.weights, *layer.biases, *running)]
+        hidden = x * 1.0 if left_out else x + bias[:, None, None]
+        terms = normalise(hidden, owners, left_out=[bias] if left_out else [])
+        current = fused.Normalised(tuple(terms), True)
+        (spikes,) = fused.fire(neuron(), current, STEPS, [fused.Part(0, 3)])
+        (spikes**2).sum().backward()
+        results.append((spikes, *running, *(leaf.grad for leaf in layer.leaves)))
+        if left_out:
+            assert torch.equal(bias.grad, torch.zeros_like(bias))
+    assert torch.equal(results[0][0], results[1][0])
+    assert 0.05 < float(results[0][0].mean()) < 0.95
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 

@@ -681,7 +681,7 @@ def test_events_train_and_export(tmp_path):
     settings = ["input=events[2,34,34]", "classes=2", "steps=3", "channels=2"]
     network = retarget(models.load("fashion_small"), settings)
     data = f"n-mnist:{tmp_path / 'data'}"
-    config = TrainingConfig(epochs=3, batch_size=10, learning_rate=0.05)
+    config = TrainingConfig(epochs=8, batch_size=10, learning_rate=0.05)
     result = train_network(network, data, tmp_path / "run", config)
     assert result.best.accuracy > 0.85
     assert min(result.best.firing_rates.values()) > 0.005

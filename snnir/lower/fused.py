@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,7 +118,7 @@ def _bounds(node: BatchNorm) -> set[int]:
     return {0, *accumulate(owner.channels for owner in node.owners)}
 
 
-# --- values not written out ---------------------------------------------------------------------
+# --- batch norm ---------------------------------------------------------------------------------
 
 
 class Parameters(NamedTuple):
@@ -130,16 +130,27 @@ class Parameters(NamedTuple):
     running_var: Tensor
 
 
+class Norm(NamedTuple):
+    """A batch norm in training: scale·x + shift, by channel. Its gradient needs sums that the
+    neurons' leave among its numbers."""
+
+    zero: Any
+    """Of the type of numbers to compute with."""
+    rows: int
+    rows_of_all: int
+    """Over all processes, if it is synchronised."""
+    numbers: np.ndarray
+    """[7, C] in float64; their names are in `snnir.lower.kernels`."""
+
+
 class Term(NamedTuple):
-    """A batch norm of x, [T·N, C, H, W] or [N, C, H, W], and what its owners have of the
-    parameters; each kind lies in one piece of memory."""
+    """Some channels of a batch norm."""
 
     x: Tensor
-    owners: tuple[Parameters, ...]
-    eps: float
-    joint: Joint | None = None
-    start: int = 0
-    """Where x lies among the channels of the joint."""
+    """[T·N, C, H, W] or [N, C, H, W]; its gradient is that of the current."""
+    norm: Norm
+    start: int
+    """The first of them."""
 
 
 @dataclass(frozen=True)
@@ -149,20 +160,98 @@ class Normalised:
     terms: tuple[Term, ...]
     stepped: bool
 
-    def split(self, sizes: Sequence[int]) -> list[Normalised]:
-        """The one term's channels in pieces, each of some owners."""
-        (term,) = self.terms
-        joint = Joint(term.x.shape[1])
-        owner_at = dict(
-            zip(_starts([len(o.weight) for o in term.owners]), term.owners, strict=True)
-        )
-        pieces = []
-        xs = _Split.apply(term.x, tuple(sizes), joint)
-        for x, size, start in zip(xs, sizes, _starts(sizes), strict=True):
-            owners = [owner for at, owner in owner_at.items() if start <= at < start + size]
-            piece = Term(x, tuple(owners), term.eps, joint, start)
-            pieces.append(Normalised((piece,), self.stepped))
-        return pieces
+
+def normalise(
+    x: Tensor,
+    owners: Sequence[Parameters],
+    eps: float,
+    sizes: Sequence[int],
+    *,
+    left_out: Sequence[Tensor] = (),
+    momentum: float,
+    synchronised: bool,
+) -> list[Term]:
+    """The batch norm of x, [T·N, C, H, W] or [N, C, H, W], in pieces of so many channels.
+
+    `left_out` is the bias, side by side in memory, that a convolution before did not add: batch
+    norm takes away what it adds, so only the running mean knows it, and its gradient is 0.
+
+    Statistics are the batch's (of all processes' if `synchronised`), and running ones move by the
+    momentum. Each kind of the owners' parameters lies in one piece of memory. ValueError for a
+    batch of one value per channel, as torch's.
+    """
+    from snnir.lower import kernels
+
+    x = x.contiguous(memory_format=torch.channels_last)
+    n, channels, height, width = x.shape
+    rows = n * height * width
+    numbers = np.zeros((7, channels))
+    source = x.data_ptr(), _zero(x), _zero(owners[0].weight), rows
+    addresses = [kind.data_ptr() for kind in (*owners[0], *left_out[:1])]
+    how = np.array([*addresses, 0][:5]), eps, momentum, numbers
+    rows_of_all = rows
+    if synchronised:
+        _run(kernels.moments, *source, numbers)
+        rows_of_all = _reduce(rows, numbers[kernels.MEAN], numbers[kernels.SQUARES])
+    if rows_of_all == 1:
+        raise ValueError("found one value per channel, expected more to train batch norm")
+    if synchronised:
+        kernels.normalise(source[2], rows_of_all, *how)
+    else:
+        _run(kernels.batch_norm, *source, *how)
+    norm = Norm(source[2], rows, rows_of_all, numbers)
+    weights, biases = [owner.weight for owner in owners], [owner.bias for owner in owners]
+    pieces = _Normalise.apply(norm, sizes, synchronised, x, *weights, *biases, *left_out)
+    return [Term(x, norm, start) for x, start in zip(pieces, _starts(sizes), strict=True)]
+
+
+class _Normalise(torch.autograd.Function):
+    """(…, x, weights and biases of the owners, what is left out) -> x in pieces; the gradients that
+    come are those of the pieces' norm."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        norm: Norm,
+        sizes: Sequence[int],
+        synchronised: bool,
+        x: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x)
+        ctx.norm, ctx.sizes, ctx.synchronised = norm, sizes, synchronised
+        ctx.owners, ctx.dtype = [len(tensor) for tensor in tensors], tensors[0].dtype
+        ctx.set_materialize_grads(False)
+        return x.split_with_sizes(sizes, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        from snnir.lower import kernels
+
+        (x,) = ctx.saved_tensors
+        norm: Norm = ctx.norm
+        of_parameters = torch.zeros(sum(ctx.owners), dtype=ctx.dtype)
+        kernels.of_parameters(norm.zero, norm.numbers, of_parameters.data_ptr())
+        of_owners = of_parameters.split_with_sizes(ctx.owners)
+        if ctx.synchronised:
+            _sum_over_processes(norm.numbers[kernels.TOTAL], norm.numbers[kernels.PRODUCT])
+        if not ctx.needs_input_grad[3]:
+            return None, None, None, None, *of_owners
+        bounds = [*_starts(ctx.sizes), x.shape[1]]
+        parts = [Part(*bound) for bound in pairwise(bounds)]
+        received = [
+            torch.zeros_like(x[:, part.start : part.stop], memory_format=torch.channels_last)
+            if gradient is None
+            else _even_rows(gradient)
+            for part, gradient in zip(parts, gradients, strict=True)
+        ]
+        of_x = _empty(x.shape, x.dtype)
+        _run(
+            kernels.spread, x.data_ptr(), _zero(x), norm.zero, norm.rows, norm.rows_of_all,
+            _table(received, parts), norm.numbers, of_x.data_ptr(),
+        )  # fmt: skip
+        return None, None, None, of_x, *of_owners
 
 
 def add(values: Sequence[Normalised]) -> Normalised:
@@ -173,9 +262,12 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return [0, *accumulate(sizes[:-1])]
 
 
+# --- spikes side by side ------------------------------------------------------------------------
+
+
 class Joint:
-    """Memory for tensors that will lie side by side along the channels, so that none is copied to
-    join them: spikes that are concatenated, gradients of a tensor's pieces."""
+    """Memory for spikes that will be concatenated, side by side along the channels, so that none
+    are copied for it."""
 
     def __init__(self, channels: int):
         self._channels = channels
@@ -191,26 +283,6 @@ class Joint:
         """All of it, if there is any; what is written next gets new memory."""
         whole, self._whole = self._whole, None
         return whole
-
-
-class _Split(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], joint: Joint) -> tuple[Tensor, ...]:
-        ctx.sizes, ctx.joint, ctx.like = sizes, joint, (x.shape, x.dtype)
-        return x.split_with_sizes(sizes, 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        whole = ctx.joint.take()
-        if whole is None:
-            whole = _empty(*ctx.like)
-        for piece, gradient in zip(whole.split_with_sizes(ctx.sizes, 1), gradients, strict=True):
-            if gradient is None:
-                piece.zero_()
-            elif gradient.data_ptr() != piece.data_ptr():
-                piece.copy_(gradient)
-        return whole, None, None
 
 
 def concatenate(pieces: Sequence[Tensor], joint: Joint) -> Tensor:
@@ -251,73 +323,38 @@ class Firing(NamedTuple):
     stepped: bool
     """Whether x has the rows of all steps, or of one."""
     parts: tuple[Part, ...]
-    momentum: float
-    synchronised: bool
-    """Whether statistics are those of all processes."""
 
 
 def fire(
-    neuron: Neuron,
-    current: Normalised,
-    steps: int,
-    parts: Sequence[Part],
-    *,
-    momentum: float,
-    synchronised: bool,
+    neuron: Neuron, current: Normalised, steps: int, parts: Sequence[Part]
 ) -> tuple[Tensor, ...]:
-    """Spikes of a leaky neuron from rest, [T·N, C, H, W], an output for each part; method §1, §3.
-
-    Batch norm is that of training: statistics are the batch's, and running ones move by the
-    momentum. ValueError for a batch of one value per channel, as torch's.
-    """
-    terms = current.terms
-    how = Firing(neuron, steps, current.stepped, tuple(parts), momentum, synchronised)
-    weights = [owner.weight for term in terms for owner in term.owners]
-    biases = [owner.bias for term in terms for owner in term.owners]
-    return _Fire.apply(how, terms, *(term.x for term in terms), *weights, *biases)
+    """Spikes of a leaky neuron from rest, [T·N, C, H, W], an output for each part; method §1,
+    §3."""
+    how = Firing(neuron, steps, current.stepped, tuple(parts))
+    return _Fire.apply(how, current.terms, *(term.x for term in current.terms))
 
 
 class _Fire(torch.autograd.Function):
-    """(…, inputs, weights and biases of all terms' owners) -> spikes."""
+    """(…, x of all terms) -> spikes."""
 
     @staticmethod
-    def forward(
-        ctx: Any, how: Firing, terms: tuple[Term, ...], *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, how: Firing, terms: tuple[Term, ...], *xs: Tensor) -> tuple[Tensor, ...]:
         from snnir.lower import kernels
 
-        xs = [_even_rows(x) for x in tensors[: len(terms)]]
         n, channels, *size = xs[0].shape
-        rows = n * size[0] * size[1]
-        zero, sample = _zero(terms[0].owners[0].weight), _zero(xs[0])
-        table = _table(xs)
-        means, squares = np.empty((2, len(terms), channels))
-        _run(kernels.moments, table, sample, zero, rows, means, squares)
-        rows_of_all = _reduce(rows, means, squares) if how.synchronised else rows
-        if rows_of_all == 1:
-            raise ValueError("found one value per channel, expected more to train batch norm")
-        scales, inverse, shift = np.empty((3, len(terms), channels), zero.dtype)
-        kernels.normalise(
-            np.array([[x.data_ptr() for x in term.owners[0]] for term in terms]),
-            np.array([term.eps for term in terms]),
-            zero, how.momentum, rows_of_all, means, squares, inverse, scales, shift,
-        )  # fmt: skip
-        places = rows // how.steps if how.stepped else rows
-        batch = places * how.steps // (size[0] * size[1])
+        batch = n // how.steps if how.stepped else n
+        places = batch * size[0] * size[1]
         outs = [
-            _place((batch, part.stop - part.start, *size), xs[0].dtype, part.joint, part.at)
+            _place((batch * how.steps, part.stop - part.start, *size), xs[0].dtype, part)
             for part in how.parts
         ]
-        neuron = how.neuron
+        neuron, norms = how.neuron, [term[1:] for term in terms]
         _run(
-            kernels.fire, table, sample, how.stepped, scales, shift[:1], neuron.leak,
-            neuron.v_threshold, how.steps, places, _table(outs, how.parts),
+            kernels.fire, _terms(xs, norms), _zero(xs[0]), norms[0][0].zero, how.stepped, channels,
+            neuron.leak, neuron.v_threshold, how.steps, places, _table(outs, how.parts),
         )  # fmt: skip
         ctx.save_for_backward(*xs)
-        ctx.how, ctx.rows, ctx.rows_of_all, ctx.places = how, rows, rows_of_all, places
-        ctx.numbers = scales, shift[:1], means, inverse
-        ctx.joints = [(term.joint, term.start) for term in terms]
-        ctx.owners = [len(owner.weight) for term in terms for owner in term.owners]
+        ctx.how, ctx.norms, ctx.places = how, norms, places
         ctx.set_materialize_grads(False)
         return tuple(outs)
 
@@ -329,42 +366,20 @@ class _Fire(torch.autograd.Function):
         xs: tuple[Tensor, ...] = ctx.saved_tensors
         how: Firing = ctx.how
         neuron = how.neuron
-        scales, shift, means, inverse = ctx.numbers
-        terms, channels = scales.shape
-        sample, table = _zero(xs[0]), _table(xs)
         received = [
             (_even_rows(gradient), part)
             for gradient, part in zip(gradients, how.parts, strict=True)
             if gradient is not None
         ]
-        current = torch.empty_like(xs[0], memory_format=torch.channels_last)
-        current_table = _table([current], [Part(0, channels)])[0]
-        total, products = np.empty(channels), np.empty((terms, channels))
+        current = _empty(xs[0].shape, xs[0].dtype)
         _run(
-            kernels.backpropagate, table, sample, how.stepped, scales, shift, means,
-            neuron.leak, neuron.v_threshold, kernels.SURROGATES.index(neuron.surrogate), neuron.b,
-            neuron.detach_reset, how.steps, ctx.places,
-            _table([x for x, _ in received], [part for _, part in received]),
-            current_table, total, products,
+            kernels.backpropagate, _terms(xs, ctx.norms), _zero(xs[0]), ctx.norms[0][0].zero,
+            how.stepped, xs[0].shape[1], neuron.leak, neuron.v_threshold,
+            kernels.SURROGATES.index(neuron.surrogate), neuron.b, neuron.detach_reset, how.steps,
+            ctx.places, _table([x for x, _ in received], [part for _, part in received]),
+            current.data_ptr(),
         )  # fmt: skip
-        of_parameters = np.empty((2, terms, channels), scales.dtype)
-        np.multiply(products, inverse, out=of_parameters[0], casting="unsafe")
-        of_parameters[1] = total
-        if how.synchronised:
-            _sum_over_processes(total, products)
-        flat = torch.from_numpy(of_parameters.reshape(-1))
-        of_owners = flat.split_with_sizes(ctx.owners * 2)
-        if not any(ctx.needs_input_grad[2 : 2 + terms]):
-            return None, None, *[None] * terms, *of_owners
-        of_inputs = [
-            _place(x.shape, x.dtype, joint, start)
-            for x, (joint, start) in zip(xs, ctx.joints, strict=True)
-        ]
-        _run(
-            kernels.spread, table, sample, ctx.rows, current_table, scales, inverse, means,
-            total, products, ctx.rows_of_all, _table(of_inputs),
-        )  # fmt: skip
-        return None, None, *of_inputs, *of_owners
+        return None, None, *[current] * len(xs)
 
 
 # --- calls --------------------------------------------------------------------------------------
@@ -377,7 +392,9 @@ def _run(kernel: Callable[..., None], *arguments: Any) -> None:
     """Call a parallel kernel with as many threads as torch uses."""
     numba = _numba()
     with _LOCK:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        if numba.get_num_threads() != threads:
+            numba.set_num_threads(threads)
         kernel(*arguments)
 
 
@@ -402,8 +419,8 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(*shape, dtype=dtype, memory_format=torch.channels_last)
 
 
-def _place(shape: Sequence[int], dtype: torch.dtype, joint: Joint | None, start: int) -> Tensor:
-    return _empty(shape, dtype) if joint is None else joint.piece(start, shape, dtype)
+def _place(shape: Sequence[int], dtype: torch.dtype, part: Part) -> Tensor:
+    return _empty(shape, dtype) if part.joint is None else part.joint.piece(part.at, shape, dtype)
 
 
 def _even_rows(x: Tensor) -> Tensor:
@@ -426,13 +443,24 @@ def _row_stride(x: Tensor) -> int:
     return height_stride if height > 1 else n_stride if n > 1 else channels
 
 
-def _table(xs: Sequence[Tensor], parts: Sequence[Part] = ()) -> np.ndarray:
+def _table(xs: Sequence[Tensor], parts: Sequence[Part]) -> np.ndarray:
     """A line per tensor: its address, the distance between its rows, and which channels it has of
     all."""
-    lines = [(x.data_ptr(), _row_stride(x)) for x in xs]
-    if not parts:
-        return np.array(lines, np.int64)
-    return np.array([(*x, p.start, p.stop) for x, p in zip(lines, parts, strict=True)], np.int64)
+    lines = [
+        (x.data_ptr(), _row_stride(x), part.start, part.stop)
+        for x, part in zip(xs, parts, strict=True)
+    ]
+    return np.array(lines, np.int64).reshape(-1, 4)
+
+
+def _terms(xs: Sequence[Tensor], norms: Sequence[tuple[Norm, int]]) -> np.ndarray:
+    """A line per term: the addresses of x and of its numbers, between them the distance between
+    rows of x, and between lines of its numbers."""
+    lines = [
+        (x.data_ptr(), norm.numbers.shape[1], norm.numbers.ctypes.data + start * 8)
+        for x, (norm, start) in zip(xs, norms, strict=True)
+    ]
+    return np.array(lines, np.int64)
 
 
 def _reduce(rows: int, means: np.ndarray, squares: np.ndarray) -> int:

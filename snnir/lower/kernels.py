@@ -30,8 +30,16 @@ Array = np.ndarray
 SURROGATES = ("dspike", "triangle", "superspike", "arctan", "rectangular", "sigmoid")
 """Surrogate gradients by number (`snnir.lower.surrogates`)."""
 
+MEAN, SQUARES, INVERSE, SCALE, SHIFT, TOTAL, PRODUCT = range(7)
+"""The lines of a batch norm's numbers, [7, C] in float64: of x the mean, the sum of squared
+distances from it, and 1 over the standard deviation; scale·x + shift; of its gradient the sum, and
+the sum of its products with x - mean."""
+
 _TILE = 512
 """Values of a step that are worked on at once: those of all steps then stay in the processor."""
+
+_BLOCK = 32768
+"""Values whose moments are summed up before they are joined to the others'."""
 
 _PIECES = 32
 """Pieces that the places of a tensor are cut into."""
@@ -85,6 +93,18 @@ def _prefetch(context: Any, address: Any) -> Any:
         builder.call(function, [pointer, word(0), word(3), word(1)])
 
     return types.void(address), generate
+
+
+@intrinsic
+def _copy_64(context: Any, address: Any, out: Any) -> Any:
+    """Copy 64 bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = llvm.VectorType(llvm.IntType(8), 64).as_pointer()
+        x, out = (builder.inttoptr(argument, pointer) for argument in arguments)
+        builder.store(builder.load(x, align=1), out, align=1)
+
+    return types.void(address, out), generate
 
 
 def _values(address: int, start: int, count: int, sample: Any) -> Any:
@@ -179,19 +199,14 @@ def _fetch(tensor: Array, row: int, count: int, channels: int, size: int) -> Non
 
 
 @_compiled
-def _runs(stride: int, channels: int, part: int, count: int) -> tuple[int, int]:
-    """The rows' memory as (pieces, their length): one piece where rows have no gaps."""
-    return (1, count * channels) if stride == channels == part else (count, part)
-
-
-@_compiled
 def _repeated(values: Array, width: int, zero: Any) -> Array:
     """[n, C] as [n, width·C]."""
     n, channels = values.shape
     out = np.full((n, width * channels), zero)
     for i in range(n):
-        for j in range(width * channels):
-            out[i, j] = values[i, j % channels]
+        for first in range(0, width * channels, channels):
+            for c in range(channels):
+                out[i, first + c] = values[i, c]
     return out
 
 
@@ -199,9 +214,47 @@ def _repeated(values: Array, width: int, zero: Any) -> Array:
 def _folded(wide: Array, channels: int) -> Array:
     """[width·C] summed to [C]."""
     out = np.zeros(channels, wide.dtype)
-    for j in range(len(wide)):
-        out[j % channels] += wide[j]
+    for first in range(0, len(wide), channels):
+        for c in range(channels):
+            out[c] += wide[first + c]
     return out
+
+
+@_compiled
+def _joined(tensors: Array, row: int, count: int, channels: int, size: int, scratch: int) -> int:
+    """The address of rows without gaps, each of some channels: of the one tensor that has them all,
+    or `scratch` after copying them there."""
+    if len(tensors) == 1 and tensors[0, 1] == channels:
+        return tensors[0, 0] + row * channels * size
+    for i in range(len(tensors)):
+        address, stride, start, stop = tensors[i]
+        from_, to = address + row * stride * size, scratch + start * size
+        _copy_rows(from_, stride * size, to, channels * size, count, (stop - start) * size)
+    return scratch
+
+
+@_compiled
+def _divide(x: int, row: int, count: int, channels: int, size: int, tensors: Array) -> None:
+    """Copy rows without gaps to tensors, to each some of the channels."""
+    for i in range(len(tensors)):
+        address, stride, start, stop = tensors[i]
+        from_, to = x + start * size, address + row * stride * size
+        _copy_rows(from_, channels * size, to, stride * size, count, (stop - start) * size)
+
+
+@_compiled
+def _copy_rows(x: int, stride: int, out: int, out_stride: int, rows: int, length: int) -> None:
+    """Rows by address, with strides and length in bytes."""
+    whole = length - length % 64
+    for at in range(0, whole, 64):
+        for r in range(rows):
+            _copy_64(x + r * stride + at, out + r * out_stride + at)
+    rest = (length - whole) // 2
+    for r in range(rows if rest else 0):
+        x_ = _values(x + r * stride + whole, 0, rest, np.uint16(0))
+        out_ = _values(out + r * out_stride + whole, 0, rest, np.uint16(0))
+        for j in range(rest):
+            out_[j] = x_[j]
 
 
 @_compiled
@@ -212,102 +265,92 @@ def _fill(address: int, count: int, value: Any) -> None:
 
 
 @_compiled
-def _copy(x: int, out: int, count: int, zero: Any) -> None:
-    x_, out_ = _values(x, 0, count, zero), _values(out, 0, count, zero)
+def _add(x: int, sample: Any, out: int, count: int, zero: Any) -> None:
+    """Add values to numbers."""
+    x_, out_ = _values(x, 0, count, sample), _values(out, 0, count, zero)
     for j in range(count):
-        out_[j] = x_[j]
+        out_[j] += _number(x_[j])
 
 
 @_compiled
-def _gather(
-    tensor: Array, row: int, count: int, channels: int, sample: Any, out: int, zero: Any
-) -> None:
-    """Add a tensor's rows to numbers [count, C]."""
-    stride, start, stop = tensor[1], tensor[2], tensor[3]
-    pieces, length = _runs(stride, channels, stop - start, count)
-    address = tensor[0] + row * stride * _size(sample)
-    for p in range(pieces):
-        x = _values(address, p * stride, length, sample)
-        y = _values(out, p * channels + start, length, zero)
-        for j in range(length):
-            y[j] += _number(x[j])
-
-
-@_compiled
-def _scatter(
-    numbers: int, zero: Any, channels: int, row: int, count: int, tensor: Array, sample: Any
-) -> None:
-    """Write numbers [count, C] to a tensor's rows."""
-    stride, start, stop = tensor[1], tensor[2], tensor[3]
-    pieces, length = _runs(stride, channels, stop - start, count)
-    address = tensor[0] + row * stride * _size(sample)
-    for p in range(pieces):
-        x = _values(numbers, p * channels + start, length, zero)
-        y = _values(address, p * stride, length, sample)
-        for j in range(length):
-            y[j] = _stored(x[j], sample)
+def _store(numbers: int, zero: Any, out: int, count: int, sample: Any) -> None:
+    """Write numbers as values."""
+    x, y = _values(numbers, 0, count, zero), _values(out, 0, count, sample)
+    for j in range(count):
+        y[j] = _stored(x[j], sample)
 
 
 # --- batch norm ---------------------------------------------------------------------------------
 
 
+@_compiled
+def batch_norm(
+    x: int,
+    sample: Any,
+    zero: Any,
+    rows: int,
+    parameters: Array,
+    eps: float,
+    momentum: float,
+    numbers: Array,
+) -> None:
+    moments(x, sample, zero, rows, numbers)
+    normalise(zero, rows, parameters, eps, momentum, numbers)
+
+
 @_parallel
-def moments(xs: Array, sample: Any, zero: Any, rows: int, means: Array, squares: Array) -> None:
-    """Per term and channel the mean over rows, and the sum of squared distances from it, [terms, C]
-    in float64."""
-    terms, channels = means.shape
-    length = max(16, 8192 // channels)
+def moments(x: int, sample: Any, zero: Any, rows: int, numbers: Array) -> None:
+    """MEAN and SQUARES of rows [rows, C] at an address."""
+    channels = numbers.shape[1]
+    length = max(16, _BLOCK // channels)
     blocks = (rows + length - 1) // length
-    sums = np.full((terms, blocks, 2, channels), zero)
-    for task in prange(terms * blocks):
-        term, block = task // blocks, task % blocks
-        count = min(rows, (block + 1) * length) - block * length
-        _block_moments(xs[term], block * length, count, sample, sums[term, block])
-    means[:] = 0
-    squares[:] = 0
-    for term in range(terms):
-        for block in range(blocks):
-            share = (min(rows, (block + 1) * length) - block * length) / rows
-            for c in range(channels):
-                means[term, c] += share * sums[term, block, 0, c]
-        for block in range(blocks):
-            count = min(rows, (block + 1) * length) - block * length
-            for c in range(channels):
-                distance = sums[term, block, 0, c] - means[term, c]
-                squares[term, c] += sums[term, block, 1, c] + count * distance * distance
+    sums = np.full((blocks, 2, channels), zero)
+    for block in prange(blocks):
+        first = block * length
+        _block_moments(x, first, min(rows - first, length), sample, sums[block])
+    means, squares = np.zeros(channels), np.zeros(channels)
+    for block in range(blocks):
+        share = min(rows - block * length, length) / rows
+        for c in range(channels):
+            means[c] += share * sums[block, 0, c]
+    for block in range(blocks):
+        count = min(rows - block * length, length)
+        for c in range(channels):
+            distance = sums[block, 0, c] - means[c]
+            squares[c] += sums[block, 1, c] + count * distance * distance
+    numbers[MEAN] = means
+    numbers[SQUARES] = squares
 
 
 @_compiled
-def _block_moments(tensor: Array, row: int, rows: int, sample: Any, out: Array) -> None:
+def _block_moments(address: int, row: int, rows: int, sample: Any, out: Array) -> None:
     """Mean and squared distances of some rows, from their distances to the first of them."""
     channels = out.shape[1]
-    stride = tensor[1]
-    address = tensor[0] + row * stride * _size(sample)
-    width = max(1, min(rows, _TILE // channels)) if stride == channels else 1
+    width = max(1, min(rows, _TILE // channels))
     size = width * channels
-    first = _values(address, 0, channels, sample)
+    first = _values(address, row * channels, channels, sample)
     centre = np.empty(size, out.dtype)
-    for j in range(size):
-        centre[j] = _number(first[j % channels])
-    sums = np.zeros(size, out.dtype)
-    squares = np.zeros(size, out.dtype)
-    done = rows - rows % (4 * width)
-    for r in range(0, done, 4 * width):
-        x0 = _values(address, r * stride, size, sample)
-        x1 = _values(address, (r + width) * stride, size, sample)
-        x2 = _values(address, (r + 2 * width) * stride, size, sample)
-        x3 = _values(address, (r + 3 * width) * stride, size, sample)
+    for at in range(0, size, channels):
+        for c in range(channels):
+            centre[at + c] = _number(first[c])
+    sums, squares = np.zeros(size, out.dtype), np.zeros(size, out.dtype)
+    start, end = row * channels, (row + rows) * channels
+    last = end - (end - start) % (4 * size)
+    for at in range(start, last, 4 * size):
+        x0, x1 = _values(address, at, size, sample), _values(address, at + size, size, sample)
+        x2 = _values(address, at + 2 * size, size, sample)
+        x3 = _values(address, at + 3 * size, size, sample)
         for j in range(size):
             d0, d1 = _number(x0[j]) - centre[j], _number(x1[j]) - centre[j]
             d2, d3 = _number(x2[j]) - centre[j], _number(x3[j]) - centre[j]
             sums[j] += (d0 + d1) + (d2 + d3)
             squares[j] += (d0 * d0 + d1 * d1) + (d2 * d2 + d3 * d3)
-    for r in range(done, rows):
-        x = _values(address, r * stride, channels, sample)
-        for c in range(channels):
-            distance = _number(x[c]) - centre[c]
-            sums[c] += distance
-            squares[c] += distance * distance
+    for at in range(last, end, size):
+        x = _values(address, at, min(size, end - at), sample)
+        for j in range(len(x)):
+            distance = _number(x[j]) - centre[j]
+            sums[j] += distance
+            squares[j] += distance * distance
     total, square = _folded(sums, channels), _folded(squares, channels)
     for c in range(channels):
         out[0, c] = centre[c] + total[c] / rows
@@ -316,107 +359,121 @@ def _block_moments(tensor: Array, row: int, rows: int, sample: Any, out: Array) 
 
 @_compiled
 def normalise(
-    parameters: Array,
-    eps: Array,
-    zero: Any,
-    momentum: float,
-    rows: int,
-    means: Array,
-    squares: Array,
-    inverse: Array,
-    scales: Array,
-    shift: Array,
+    zero: Any, rows: int, parameters: Array, eps: float, momentum: float, numbers: Array
 ) -> None:
-    """Batch norm as Σ scale·x + shift, and the inverse standard deviation, from the moments; the
-    running statistics move by the momentum. `parameters` has each term's addresses of weight, bias,
-    running mean and running variance."""
-    terms, channels = means.shape
-    for i in range(terms):
-        weight = _values(parameters[i, 0], 0, channels, zero)
-        bias = _values(parameters[i, 1], 0, channels, zero)
-        running_mean = _values(parameters[i, 2], 0, channels, zero)
-        running_var = _values(parameters[i, 3], 0, channels, zero)
-        for c in range(channels):
-            mean, square = means[i, c], squares[i, c]
-            running_mean[c] += momentum * (mean - running_mean[c])
-            running_var[c] += momentum * (square / (rows - 1) - running_var[c])
-            inverse[i, c] = 1 / math.sqrt(square / rows + eps[i])
-            scales[i, c] = weight[c] * inverse[i, c]
-            base = bias[c] - mean * scales[i, c]
-            shift[0, c] = base if i == 0 else shift[0, c] + base
+    """INVERSE, SCALE and SHIFT from the moments over `rows`; the running statistics move by the
+    momentum. `parameters` are the addresses of weight, bias, running mean, running variance and,
+    unless it is 0, of what x is without (its running mean is not)."""
+    channels = numbers.shape[1]
+    weight = _values(parameters[0], 0, channels, zero)
+    bias = _values(parameters[1], 0, channels, zero)
+    running_mean = _values(parameters[2], 0, channels, zero)
+    running_var = _values(parameters[3], 0, channels, zero)
+    for c in range(channels):
+        mean, squares = numbers[MEAN, c], numbers[SQUARES, c]
+        missing = _values(parameters[4], c, 1, zero)[0] if parameters[4] else zero
+        running_mean[c] += momentum * (mean + missing - running_mean[c])
+        running_var[c] += momentum * (squares / (rows - 1) - running_var[c])
+        numbers[INVERSE, c] = 1 / math.sqrt(squares / rows + eps)
+        numbers[SCALE, c] = weight[c] * numbers[INVERSE, c]
+        numbers[SHIFT, c] = bias[c] - mean * numbers[SCALE, c]
+
+
+@_compiled
+def of_parameters(zero: Any, numbers: Array, out: int) -> None:
+    """The gradients of weight and bias to the address `out`, one behind the other."""
+    channels = numbers.shape[1]
+    weight, bias = _values(out, 0, channels, zero), _values(out, channels, channels, zero)
+    for c in range(channels):
+        weight[c] = numbers[PRODUCT, c] * numbers[INVERSE, c]
+        bias[c] = numbers[TOTAL, c]
 
 
 @_parallel
 def spread(
-    xs: Array,
+    x: int,
     sample: Any,
+    zero: Any,
     rows: int,
-    gradient: Array,
-    scales: Array,
-    inverse: Array,
-    means: Array,
-    total: Array,
-    products: Array,
     rows_of_all: int,
-    outs: Array,
+    gradients: Array,
+    numbers: Array,
+    out: int,
 ) -> None:
-    """Batch norm's gradient: from that of the currents to those of each x, into `outs`. `total` and
-    `products` are those of `backpropagate`, over `rows_of_all`."""
-    terms, channels = scales.shape
-    zero = scales.dtype.type(0)
+    """Batch norm's gradient: from those of its output, each of some channels, to that of x, rows
+    [rows, C] at an address. TOTAL and PRODUCT are over `rows_of_all`."""
+    channels = numbers.shape[1]
     width = max(1, _TILE // channels)
     tiles = (rows + width - 1) // width
-    away, level = np.empty((terms, channels)), np.empty((terms, channels))
-    for i in range(terms):
-        for c in range(channels):
-            factor = scales[i, c] * inverse[i, c] * inverse[i, c] * products[i, c] / rows_of_all
-            away[i, c] = -factor
-            level[i, c] = factor * means[i, c] - scales[i, c] * total[c] / rows_of_all
-    along_, away_ = _repeated(scales, width, zero), _repeated(away, width, zero)
-    level_ = _repeated(level, width, zero)
-    for tile in prange(tiles):
-        first = tile * width
-        count = min(rows - first, width)
-        for i in range(terms):
-            _spread(
-                xs[i], sample, first, count, channels, gradient, along_[i], away_[i], level_[i],
-                outs[i],
-            )  # fmt: skip
+    pieces = min(tiles, _PIECES)
+    factors = np.empty((3, channels))
+    for c in range(channels):
+        scale, inverse = numbers[SCALE, c], numbers[INVERSE, c]
+        factor = scale * inverse * inverse * numbers[PRODUCT, c] / rows_of_all
+        factors[0, c] = scale
+        factors[1, c] = -factor
+        factors[2, c] = factor * numbers[MEAN, c] - scale * numbers[TOTAL, c] / rows_of_all
+    factors_ = _repeated(factors, width, zero)
+    scratch = np.empty((pieces, width * channels * _size(sample)), np.uint8)
+    for piece in prange(pieces):
+        for tile in range(piece * tiles // pieces, (piece + 1) * tiles // pieces):
+            first = tile * width
+            count = min(rows - first, width)
+            _spread(scratch[piece], x, sample, first, count, channels, gradients, factors_, out)
 
 
 @_compiled
 def _spread(
-    tensor: Array,
+    scratch: Array,
+    x: int,
     sample: Any,
     row: int,
     count: int,
     channels: int,
-    gradient: Array,
-    along: Array,
-    away: Array,
-    level: Array,
-    out: Array,
+    gradients: Array,
+    factors: Array,
+    out: int,
 ) -> None:
-    pieces, length = _runs(max(tensor[1], out[1]), channels, channels, count)
-    for p in range(pieces):
-        received = _values(gradient[0], (row + p) * channels, length, sample)
-        x = _values(tensor[0], (row + p) * tensor[1], length, sample)
-        y = _values(out[0], (row + p) * out[1], length, sample)
-        for j in range(length):
-            value = along[j] * _number(received[j]) + (away[j] * _number(x[j]) + level[j])
-            y[j] = _stored(value, sample)
+    received = _joined(gradients, row, count, channels, _size(sample), _address(scratch))
+    start, values = row * channels, count * channels
+    along, away, level = factors[0], factors[1], factors[2]
+    received_ = _values(received, 0, values, sample)
+    x_, out_ = _values(x, start, values, sample), _values(out, start, values, sample)
+    for j in range(values):
+        value = along[j] * _number(received_[j]) + (away[j] * _number(x_[j]) + level[j])
+        out_[j] = _stored(value, sample)
 
 
 # --- spikes -------------------------------------------------------------------------------------
 
 
+@_compiled
+def _lines(terms: Array, kind: int, channels: int) -> Array:
+    """A line of each term's numbers, [terms, C]."""
+    out = np.empty((len(terms), channels))
+    for i in range(len(terms)):
+        line = _values(terms[i, 2], kind * terms[i, 1], channels, np.float64(0))
+        for c in range(channels):
+            out[i, c] = line[c]
+    return out
+
+
+@_compiled
+def _shift(terms: Array, channels: int) -> Array:
+    """The sum of all terms' shifts, [1, C]."""
+    lines = _lines(terms, SHIFT, channels)
+    for i in range(1, len(lines)):
+        lines[0] += lines[i]
+    return lines[:1]
+
+
 @_parallel
 def fire(
-    xs: Array,
+    terms: Array,
     sample: Any,
+    zero: Any,
     stepped: bool,
-    scales: Array,
-    shift: Array,
+    channels: int,
     leak: float,
     threshold: float,
     steps: int,
@@ -425,16 +482,17 @@ def fire(
 ) -> None:
     """Spikes of leaky neurons, from rest, on the currents Σ scale·x + shift, into each of `outs`;
     unless `stepped`, x has the rows of one step."""
-    channels = scales.shape[1]
-    zero = scales.dtype.type(0)
     width = max(1, _TILE // channels)
     tiles = (places + width - 1) // width
     pieces = min(tiles, _PIECES)
-    scales_, shift_ = _repeated(scales, width, zero), _repeated(shift, width, zero)
-    scratch = np.empty((pieces, 3, width * channels), scales.dtype)
+    scales = _repeated(_lines(terms, SCALE, channels), width, zero)
+    shift = _repeated(_shift(terms, channels), width, zero)
+    # lines of current and membrane, of spikes and copies of the terms' x
+    line = 2 * _size(zero) + (1 + len(terms)) * _size(sample)
+    scratch = np.empty((pieces, line * width * channels), np.uint8)
     for piece in prange(pieces):
         _fire(
-            scratch[piece], xs, sample, stepped, scales_, shift_, leak, threshold, steps, places,
+            scratch[piece], terms, sample, stepped, scales, shift, leak, threshold, steps, places,
             outs, channels, piece * tiles // pieces, (piece + 1) * tiles // pieces,
         )  # fmt: skip
 
@@ -442,7 +500,7 @@ def fire(
 @_compiled
 def _fire(
     scratch: Array,
-    xs: Array,
+    terms: Array,
     sample: Any,
     stepped: bool,
     scales: Array,
@@ -460,7 +518,12 @@ def _fire(
     width = size // channels
     number = scales.dtype.type
     zero, leak_, threshold_ = number(0), number(leak), number(threshold)
-    current, v, y = _address(scratch[0]), _address(scratch[1]), _address(scratch[2])
+    current = _address(scratch)
+    v = current + size * _size(zero)
+    spikes = v + size * _size(zero)
+    copies = spikes + size * _size(sample)
+    where = np.empty(len(terms), np.int64)
+    alone = len(outs) == 1 and outs[0, 1] == channels
     for first in range(tile * width, end * width, width):
         count = min(places - first, width)
         _fill(v, count * channels, zero)
@@ -468,15 +531,19 @@ def _fire(
             row = t * places + first
             if t == 0 or stepped:
                 soon = row + places if stepped and t < steps - 1 else first + width
-                _currents(xs, sample, row, soon, count, channels, scales, shift, current, 0)
-            _step(leak_, threshold_, count * channels, current, v, y)
-            for o in range(len(outs)):
-                _scatter(y, zero, channels, row, count, outs[o], sample)
+                _currents(
+                    terms, sample, row, soon, count, channels, scales, shift, current, copies,
+                    where,
+                )  # fmt: skip
+            y = outs[0, 0] + row * channels * _size(sample) if alone else spikes
+            _step(leak_, threshold_, count * channels, current, v, y, sample)
+            if not alone:
+                _divide(y, row, count, channels, _size(sample), outs)
 
 
 @_compiled
 def _currents(
-    xs: Array,
+    terms: Array,
     sample: Any,
     row: int,
     soon: int,
@@ -486,39 +553,42 @@ def _currents(
     shift: Array,
     current: int,
     copies: int,
+    where: Array,
 ) -> None:
-    """Σ scale·x + shift of the rows from `row`, those from `soon` coming next; x itself too, to the
-    address `copies` unless that is 0."""
-    size = scales.shape[1]
+    """Σ scale·x + shift of the rows from `row`, those from `soon` coming next. `where` becomes each
+    x's address without gaps between rows: where they lie, or `copies` after copying them there."""
+    values, line, size = count * channels, scales.shape[1], _size(sample)
     zero = scales.dtype.type(0)
-    _copy(_address(shift), current, count * channels, zero)
-    for i in range(len(xs)):
-        _fetch(xs[i], soon, count, channels, _size(sample))
-        stride = xs[i, 1]
-        pieces, length = _runs(stride, channels, channels, count)
-        address = xs[i, 0] + row * stride * _size(sample)
-        scale = _values(_address(scales), i * size, size, zero)
-        for p in range(pieces):
-            x = _values(address, p * stride, length, sample)
-            y = _values(current, p * channels, length, zero)
-            if copies:
-                copy = _values(copies, i * size + p * channels, length, zero)
-                for j in range(length):
-                    copy[j] = _number(x[j])
-                    y[j] += scale[j] * _number(x[j])
-            else:
-                for j in range(length):
-                    y[j] += scale[j] * _number(x[j])
+    shift_, y = _values(_address(shift), 0, line, zero), _values(current, 0, values, zero)
+    for i in range(len(terms)):
+        _fetch(terms[i], soon, count, channels, size)
+        stride = terms[i, 1] * size
+        where[i] = terms[i, 0] + row * stride
+        if stride != channels * size:
+            copy = copies + i * line * size
+            _copy_rows(where[i], stride, copy, channels * size, count, channels * size)
+            where[i] = copy
+        x = _values(where[i], 0, values, sample)
+        scale = _values(_address(scales), i * line, line, zero)
+        if i:
+            for j in range(values):
+                y[j] += scale[j] * _number(x[j])
+        else:
+            for j in range(values):
+                y[j] = shift_[j] + scale[j] * _number(x[j])
 
 
 @_compiled
-def _step(leak: Any, threshold: Any, count: int, current: int, v: int, y: int) -> None:
-    zero, one = type(leak)(0), type(leak)(1)
+def _step(
+    leak: Any, threshold: Any, count: int, current: int, v: int, spikes: int, sample: Any
+) -> None:
+    zero = type(leak)(0)
+    silence, spike = _stored(zero, sample), _stored(type(leak)(1), sample)
     current_, v_ = _values(current, 0, count, leak), _values(v, 0, count, leak)
-    y_ = _values(y, 0, count, leak)
+    spikes_ = _values(spikes, 0, count, sample)
     for j in range(count):
         u = leak * v_[j] + current_[j]
-        y_[j] = one if u > threshold else zero
+        spikes_[j] = spike if u > threshold else silence
         v_[j] = zero if u > threshold else u
 
 
@@ -527,12 +597,11 @@ def _step(leak: Any, threshold: Any, count: int, current: int, v: int, y: int) -
 
 @_parallel
 def backpropagate(
-    xs: Array,
+    terms: Array,
     sample: Any,
+    zero: Any,
     stepped: bool,
-    scales: Array,
-    shift: Array,
-    means: Array,
+    channels: int,
     leak: float,
     threshold: float,
     surrogate: int,
@@ -541,42 +610,43 @@ def backpropagate(
     steps: int,
     places: int,
     gradients: Array,
-    out: Array,
-    total: Array,
-    products: Array,
+    out: int,
 ) -> None:
-    """From the gradients of spikes to those of the currents, into `out`: of each step, or unless
-    `stepped` their sum. The sum of these over rows goes to `total` [C], that of gradient·(x - mean)
-    to `products` [terms, C]."""
-    terms, channels = scales.shape
-    zero = scales.dtype.type(0)
+    """From the gradients of spikes to those of the currents, into rows [rows, C] at the address
+    `out`: of each step, or unless `stepped` their sum. The sums of these go to the terms' TOTAL and
+    PRODUCT."""
     width = max(1, _TILE // channels)
     tiles = (places + width - 1) // width
     pieces = min(tiles, _PIECES)
-    scales_, shift_ = _repeated(scales, width, zero), _repeated(shift, width, zero)
-    means_ = _repeated(means, width, zero)
-    sums = np.full((pieces, 1 + terms, channels), zero)
-    # of each step the terms' x, the membrane and the spike's slope, and three lines more
-    scratch = np.empty((pieces, steps * (terms + 2) + 3, width * channels), scales.dtype)
+    scales = _repeated(_lines(terms, SCALE, channels), width, zero)
+    shift = _repeated(_shift(terms, channels), width, zero)
+    means = _repeated(_lines(terms, MEAN, channels), width, zero)
+    sums = np.full((pieces, 1 + len(terms), channels), zero)
+    # three lines, and of each step the membrane, the spike's slope and copies of the terms' x
+    line = (3 + 2 * steps) * _size(zero) + steps * len(terms) * _size(sample)
+    scratch = np.empty((pieces, line * width * channels), np.uint8)
     for piece in prange(pieces):
         _backpropagate(
-            scratch[piece], xs, sample, stepped, scales_, shift_, means_, leak, threshold,
-            surrogate, b, detach_reset, steps, places, gradients, out, channels,
+            scratch[piece], terms, sample, stepped, scales, shift, means, leak,
+            threshold, surrogate, b, detach_reset, steps, places, gradients, out, channels,
             piece * tiles // pieces, (piece + 1) * tiles // pieces, sums[piece],
         )  # fmt: skip
-    total[:] = 0
-    products[:] = 0
-    for piece in range(pieces):
+    for i in range(len(terms)):
+        address, line = terms[i, 2], terms[i, 1]
+        total = _values(address, TOTAL * line, channels, np.float64(0))
+        product = _values(address, PRODUCT * line, channels, np.float64(0))
         for c in range(channels):
-            total[c] += sums[piece, 0, c]
-            for i in range(terms):
-                products[i, c] += sums[piece, 1 + i, c]
+            total[c], product[c] = 0, 0
+        for piece in range(pieces):
+            for c in range(channels):
+                total[c] += sums[piece, 0, c]
+                product[c] += sums[piece, 1 + i, c]
 
 
 @_compiled
 def _backpropagate(
     scratch: Array,
-    xs: Array,
+    terms: Array,
     sample: Any,
     stepped: bool,
     scales: Array,
@@ -590,25 +660,26 @@ def _backpropagate(
     steps: int,
     places: int,
     gradients: Array,
-    out: Array,
+    out: int,
     channels: int,
     tile: int,
     end: int,
     sums: Array,
 ) -> None:
-    terms, size = scales.shape
+    size = scales.shape[1]
     width = size // channels
     number = scales.dtype.type
     zero, leak_, threshold_ = number(0), number(leak), number(threshold)
     height = number(b / (2 * math.tanh(b / 2)))
     line = size * _size(zero)
-    x = _address(scratch)
-    u = x + steps * terms * line
-    slope = u + steps * line
-    given = slope + steps * line
+    given = _address(scratch)
     gradient = given + line
     summed = gradient + line
-    totals = np.full((1 + terms, size), zero)
+    u = summed + line
+    slope = u + steps * line
+    copies = slope + steps * line
+    where = np.empty((steps, len(terms)), np.int64)
+    totals = np.full((1 + len(terms), size), zero)
     for first in range(tile * width, end * width, width):
         count = min(places - first, width)
         values = count * channels
@@ -617,12 +688,14 @@ def _backpropagate(
             if t == 0 or stepped:
                 row = t * places + first
                 soon = row + places if stepped and t < steps - 1 else first + width
-                copies = x + t * terms * line
-                _currents(xs, sample, row, soon, count, channels, scales, shift, now, copies)
+                _currents(
+                    terms, sample, row, soon, count, channels, scales, shift, now,
+                    copies + t * len(terms) * size * _size(sample), where[t],
+                )  # fmt: skip
                 if not stepped:
-                    _copy(now, summed, values, zero)
+                    _store(now, zero, summed, values, zero)
             else:
-                _copy(summed, now, values, zero)
+                _store(summed, zero, now, values, zero)
             _leak(leak_, threshold_, values, now - line if t else 0, now, given)
             slopes(surrogate, b, height, values, given, slope + t * line)
         _fill(gradient, values, zero)
@@ -632,8 +705,7 @@ def _backpropagate(
             soon = row - places if t else (steps - 1) * places + first + width
             _fill(given, values, zero)
             for o in range(len(gradients)):
-                part = gradients[o, 3] - gradients[o, 2]
-                _fetch(gradients[o], soon, count, part, _size(sample))
+                _fetch(gradients[o], soon, count, gradients[o, 3] - gradients[o, 2], _size(sample))
                 _gather(gradients[o], row, count, channels, sample, given, zero)
             _recur(
                 leak_, threshold_, detach_reset, values, given, slope + t * line, u + t * line,
@@ -641,13 +713,27 @@ def _backpropagate(
             )  # fmt: skip
             found = gradient
             if not stepped:
-                _add(gradient, summed, values, zero)
+                _add(gradient, zero, summed, values, zero)
                 found = summed
             if stepped or t == 0:
-                _scatter(found, zero, channels, row, count, out, sample)
-                _add_products(found, values, x + t * terms * line, means, totals)
-    for i in range(1 + terms):
+                _store(found, zero, out + row * channels * _size(sample), values, sample)
+                _add_products(found, values, where[t], sample, means, totals)
+    for i in range(1 + len(terms)):
         sums[i] = _folded(totals[i], channels)
+
+
+@_compiled
+def _gather(
+    tensor: Array, row: int, count: int, channels: int, sample: Any, out: int, zero: Any
+) -> None:
+    """Add a tensor's rows to numbers [count, C]."""
+    address, stride, start, stop = tensor
+    length = stop - start
+    if stride == channels == length:
+        count, length = 1, count * channels
+    for p in range(count):
+        x = address + (row + p) * stride * _size(sample)
+        _add(x, sample, out + (p * channels + start) * _size(zero), length, zero)
 
 
 @_compiled
@@ -692,25 +778,21 @@ def _recur(
 
 
 @_compiled
-def _add(x: int, out: int, count: int, zero: Any) -> None:
-    x_, out_ = _values(x, 0, count, zero), _values(out, 0, count, zero)
-    for j in range(count):
-        out_[j] += x_[j]
-
-
-@_compiled
-def _add_products(gradient: int, count: int, x: int, means: Array, totals: Array) -> None:
-    """Add gradient, and gradient·(x - mean) of each term, to the lines of `totals`."""
+def _add_products(
+    gradient: int, count: int, where: Array, sample: Any, means: Array, totals: Array
+) -> None:
+    """Add gradient, and gradient·(x - mean) of each term, to the lines of `totals`; `where` has
+    each x's address."""
     size = means.shape[1]
     zero = means.dtype.type(0)
-    _add(gradient, _address(totals), count, zero)
+    _add(gradient, zero, _address(totals), count, zero)
     gradient_ = _values(gradient, 0, count, zero)
     for i in range(len(means)):
-        x_ = _values(x, i * size, count, zero)
+        x = _values(where[i], 0, count, sample)
         mean = _values(_address(means), i * size, count, zero)
         product = _values(_address(totals), (1 + i) * size, count, zero)
         for j in range(count):
-            product[j] += gradient_[j] * (x_[j] - mean[j])
+            product[j] += gradient_[j] * (_number(x[j]) - mean[j])
 
 
 # --- surrogates ---------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ class SpikingModule(nn.Module):
         }  # fmt: skip
         self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
         self._concatenated = fused.concatenated(graph, self._deferred)
-        # these keep spikes as they are: fused layers save more memory than that takes
+        # these keep spikes as they are, as fused layers save more memory than that takes, and leave
+        # out their bias
         self._before_deferred = {
             n.path
             for n in graph.of_type(Conv)
@@ -183,7 +184,10 @@ class SpikingModule(nn.Module):
                 value = values[node.path]
             else:
                 lean = observe is None and mixing is None and node.path in lean_nodes
-                value = compute(node, flow, [values[source] for source in sources], lean=lean)
+                biased = not (fusing and node.path in self._before_deferred)
+                value = compute(
+                    node, flow, [values[source] for source in sources], lean=lean, biased=biased
+                )
             if observe is not None:
                 value = observe(node, value)
             if isinstance(node, Output):
@@ -220,15 +224,25 @@ class SpikingModule(nn.Module):
     ) -> None:
         """Note what a batch norm, a slice of one or a sum of them stands for."""
         if isinstance(node, BatchNorm):
-            x = values[sources[0]]
-            term = fused.Term(x.data, batch_norm_parameters(node, flow), node.eps)
-            normalised[node.path] = fused.Normalised((term,), x.stepped)
+            x, source = values[sources[0]], self.graph[sources[0]]
+            left_out: Sequence[Tensor] = ()
+            if isinstance(source, Conv) and source.bias and source.path in self._before_deferred:
+                left_out = self.side_by_side(source, "bias")
+            parts = self._siblings.get(self.graph.consumers(node.path)[0], [])
+            terms = fused.normalise(
+                x.data,
+                batch_norm_parameters(node, flow),
+                node.eps,
+                [part.stop - part.start for part in parts] if parts else [x.data.shape[1]],
+                left_out=left_out,
+                momentum=self.batch_norm_momentum,
+                synchronised=self.synchronised,
+            )
+            paths = [part.path for part in parts] or [node.path]
+            for path, term in zip(paths, terms, strict=True):
+                normalised[path] = fused.Normalised((term,), x.stepped)
         elif isinstance(node, Add):
             normalised[node.path] = fused.add([normalised.pop(source) for source in sources])
-        elif node.path not in normalised:
-            parts = self._siblings[node.path]
-            pieces = normalised.pop(sources[0]).split([part.stop - part.start for part in parts])
-            normalised |= zip((part.path for part in parts), pieces, strict=True)
 
     def _fire(
         self,
@@ -256,8 +270,6 @@ class SpikingModule(nn.Module):
             current,
             flow.steps,
             list(parts.values()),
-            momentum=self.batch_norm_momentum,
-            synchronised=self.synchronised,
         )
         return {path: Value(x, True) for path, x in zip(parts, spikes, strict=True)}
 
