@@ -1,8 +1,10 @@
 """The compiled loops of `snnir.lower.fused`, by numba.
 
 Tensors are rows [rows, C], channels side by side, a row being a step, a sample and a place; step t
-begins at row t·places. They come as a table with a line per tensor: its address, the distance
-between its rows in values and, where it has some of the channels, the first and the end of these.
+begins at row t·places. They come as an address, where rows have no gaps between them, or as a table
+with a line per tensor: its address, the distance between its rows in values, and the first and the
+end of the channels that it has; for the terms of a sum of batch norms, in their place, the address
+of their numbers, lines of which lie at the same distance.
 The values of one call are of one type, which a sample stands for; `zero` stands for the type of
 numbers to compute with. bfloat16 comes as its bits, uint16, and is computed with in fp32.
 
@@ -294,6 +296,7 @@ def batch_norm(
     momentum: float,
     numbers: Array,
 ) -> None:
+    """Both of the following: a batch norm on the statistics of this process."""
     moments(x, sample, zero, rows, numbers)
     normalise(zero, rows, parameters, eps, momentum, numbers)
 
