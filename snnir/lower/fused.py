@@ -184,25 +184,24 @@ def normalise(
 
     x = x.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = x.shape
-    rows = n * height * width
+    rows = rows_of_all = n * height * width
+    first, zero = owners[0], _zero(owners[0].weight)
     numbers = np.zeros((7, channels))
-    source = x.data_ptr(), _zero(x), _zero(owners[0].weight), rows
-    addresses = [kind.data_ptr() for kind in (*owners[0], *left_out[:1])]
-    how = np.array([*addresses, 0][:5]), eps, momentum, numbers
-    rows_of_all = rows
+    addresses = np.array([kind.data_ptr() for kind in (*first, *left_out[:1])] + [0])
+    tensor, how = (x.data_ptr(), _zero(x), zero, rows), (addresses, eps, momentum, numbers)
     if synchronised:
-        _run(kernels.moments, *source, numbers)
+        _run(kernels.moments, *tensor, numbers)
         rows_of_all = _reduce(rows, numbers[kernels.MEAN], numbers[kernels.SQUARES])
     if rows_of_all == 1:
         raise ValueError("found one value per channel, expected more to train batch norm")
     if synchronised:
-        kernels.normalise(source[2], rows_of_all, *how)
+        kernels.normalise(zero, rows_of_all, *how)
     else:
-        _run(kernels.batch_norm, *source, *how)
-    norm = Norm(source[2], rows, rows_of_all, numbers)
+        _run(kernels.batch_norm, *tensor, *how)
+    norm = Norm(zero, rows, rows_of_all, numbers)
     weights, biases = [owner.weight for owner in owners], [owner.bias for owner in owners]
     pieces = _Normalise.apply(norm, sizes, synchronised, x, *weights, *biases, *left_out)
-    return [Term(x, norm, start) for x, start in zip(pieces, _starts(sizes), strict=True)]
+    return [Term(piece, norm, at) for piece, at in zip(pieces, _starts(sizes), strict=True)]
 
 
 class _Normalise(torch.autograd.Function):
