@@ -84,12 +84,17 @@ def every(x: Tensor, strides: Sizes) -> Tensor:
 class _Every(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, strides: Sizes) -> Tensor:
-        ctx.like = torch.empty_like(x, device="meta")
-        ctx.places = (..., *(slice(None, None, stride) for stride in strides))
-        return x[ctx.places].clone()
+        ctx.like, ctx.strides = torch.empty_like(x, device="meta"), strides
+        ctx.places = [slice(None, None, stride) for stride in strides]
+        return x[..., *ctx.places].clone()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        whole = torch.zeros_like(ctx.like, device=gradient.device)
-        whole[ctx.places] = gradient
+        whole = torch.empty_like(ctx.like, device=gradient.device)
+        whole[..., *ctx.places] = gradient
+        # the rest is 0: along each axis what is left out where those before it are not
+        for axis, stride in enumerate(ctx.strides):
+            later = [slice(None)] * (len(ctx.strides) - axis - 1)
+            for start in range(1, stride):
+                whole[..., *ctx.places[:axis], slice(start, None, stride), *later] = 0
         return whole, None

@@ -109,6 +109,19 @@ def _copy_64(context: Any, address: Any, out: Any) -> Any:
     return types.void(address, out), generate
 
 
+@intrinsic
+def _use_widest_vectors(context: Any) -> Any:
+    """LLVM keeps to half of what Intel's processors have unless a function asks for more."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        attributes = builder.function.attributes
+        if isinstance(attributes, set):  # beyond its own add, which takes names without a value
+            set.add(attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), generate
+
+
 def _values(address: int, start: int, count: int, sample: Any) -> Any:
     """The values start to start + count behind an address."""
     raise NotImplementedError
@@ -669,6 +682,7 @@ def _backpropagate(
     end: int,
     sums: Array,
 ) -> None:
+    _use_widest_vectors()
     size = scales.shape[1]
     width = size // channels
     number = scales.dtype.type
@@ -742,6 +756,7 @@ def _gather(
 @_compiled
 def _leak(leak: Any, threshold: Any, count: int, before: int, u: int, distance: int) -> None:
     """Add what the step before, if any, leaves of the membrane; its distance from the threshold."""
+    _use_widest_vectors()
     zero = type(leak)(0)
     u_, distance_ = _values(u, 0, count, leak), _values(distance, 0, count, leak)
     if before:
@@ -767,6 +782,7 @@ def _recur(
     gradient: int,
 ) -> None:
     """A membrane's gradient from its spike's and the next membrane's (`snnir.lower.neurons`)."""
+    _use_widest_vectors()
     zero, one = type(leak)(0), type(leak)(1)
     given_, slope_ = _values(given, 0, count, leak), _values(slope, 0, count, leak)
     u_, gradient_ = _values(u, 0, count, leak), _values(gradient, 0, count, leak)
@@ -786,6 +802,7 @@ def _add_products(
 ) -> None:
     """Add gradient, and gradient·(x - mean) of each term, to the lines of `totals`; `where` has
     each x's address."""
+    _use_widest_vectors()
     size = means.shape[1]
     zero = means.dtype.type(0)
     _add(gradient, zero, _address(totals), count, zero)
@@ -838,6 +855,7 @@ def _sech2_of_type(x: Any) -> Any:
 def slopes(surrogate: int, b: float, height: Any, count: int, distance: int, out: int) -> None:
     """The surrogate gradient at distances from the threshold, both by address; `height` is
     dspike's at 0."""
+    _use_widest_vectors()
     number, half, one = type(height), type(height)(0.5), type(height)(1)
     d, y = _values(distance, 0, count, height), _values(out, 0, count, height)
     if surrogate == 0:
