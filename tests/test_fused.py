@@ -209,6 +209,28 @@ def test_pieces_of_one_batch_norm_give_one_gradient(read):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+def test_a_second_backward_pass_knows_nothing_of_the_first():
+    """One that reaches all pieces, then one that reaches some."""
+    found = []
+    for first in (True, False):
+        layer = Layer(1, 5)
+        (x,), (w,), (b,), running = layer.xs, layer.weights, layer.biases, layer.running[0]
+        pieces = normalise(x * 1.0, [fused.Parameters(w, b, *running)], [2, 3])
+        outs = [
+            fused.fire(neuron(), fused.Normalised((term,), True), STEPS, [fused.Part(0, size)])[0]
+            for term, size in zip(pieces, (2, 3), strict=True)
+        ]
+        if first:
+            sum((out**2).sum() for out in outs).backward(retain_graph=True)
+            for leaf in layer.leaves:
+                leaf.grad = None
+        (outs[1] ** 2).sum().backward()
+        found.append([leaf.grad for leaf in layer.leaves])
+    assert found[0][0].abs().max() > 1e-3
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_a_bias_left_out_moves_the_running_mean_alone():
     """As if it had been added to x: batch norm takes it away again."""
     bias = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64, requires_grad=True)

@@ -140,7 +140,7 @@ class Norm(NamedTuple):
     rows_of_all: int
     """Over all processes, if it is synchronised."""
     numbers: np.ndarray
-    """[7, C] in float64; their names are in `snnir.lower.kernels`."""
+    """[LINES, C] in float64; their names are in `snnir.lower.kernels`."""
 
 
 class Term(NamedTuple):
@@ -185,9 +185,9 @@ def normalise(
     x = x.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = x.shape
     rows = rows_of_all = n * height * width
-    first, zero = owners[0], _zero(owners[0].weight)
-    numbers = np.zeros((7, channels))
-    addresses = np.array([kind.data_ptr() for kind in (*first, *left_out[:1])] + [0])
+    zero, numbers = _zero(owners[0].weight), np.zeros((kernels.LINES, channels))
+    missing = left_out[0].data_ptr() if left_out else 0
+    addresses = np.array([*(kind.data_ptr() for kind in owners[0]), missing])
     tensor, how = (x.data_ptr(), _zero(x), zero, rows), (addresses, eps, momentum, numbers)
     if synchronised:
         _run(kernels.moments, *tensor, numbers)
@@ -230,6 +230,10 @@ class _Normalise(torch.autograd.Function):
 
         (x,) = ctx.saved_tensors
         norm: Norm = ctx.norm
+        bounds = list(pairwise([*_starts(ctx.sizes), x.shape[1]]))
+        for (start, stop), gradient in zip(bounds, gradients, strict=True):
+            if gradient is None:  # sums may be there from a backward pass before
+                norm.numbers[[kernels.TOTAL, kernels.PRODUCT], start:stop] = 0
         of_parameters = torch.zeros(sum(ctx.owners), dtype=ctx.dtype)
         kernels.of_parameters(norm.zero, norm.numbers, of_parameters.data_ptr())
         of_owners = of_parameters.split_with_sizes(ctx.owners)
@@ -237,18 +241,16 @@ class _Normalise(torch.autograd.Function):
             _sum_over_processes(norm.numbers[kernels.TOTAL], norm.numbers[kernels.PRODUCT])
         if not ctx.needs_input_grad[3]:
             return None, None, None, None, *of_owners
-        bounds = [*_starts(ctx.sizes), x.shape[1]]
-        parts = [Part(*bound) for bound in pairwise(bounds)]
         received = [
-            torch.zeros_like(x[:, part.start : part.stop], memory_format=torch.channels_last)
+            torch.zeros_like(x[:, start:stop], memory_format=torch.channels_last)
             if gradient is None
             else _even_rows(gradient)
-            for part, gradient in zip(parts, gradients, strict=True)
+            for (start, stop), gradient in zip(bounds, gradients, strict=True)
         ]
         of_x = _empty(x.shape, x.dtype)
         _run(
             kernels.spread, x.data_ptr(), _zero(x), norm.zero, norm.rows, norm.rows_of_all,
-            _table(received, parts), norm.numbers, of_x.data_ptr(),
+            _table(received, bounds), norm.numbers, of_x.data_ptr(),
         )  # fmt: skip
         return None, None, None, of_x, *of_owners
 
@@ -301,7 +303,7 @@ class _Concatenate(torch.autograd.Function):
         return None, *gradient.split_with_sizes(ctx.sizes, 1)
 
 
-# --- the function -------------------------------------------------------------------------------
+# --- neurons ------------------------------------------------------------------------------------
 
 
 class Part(NamedTuple):
@@ -350,7 +352,8 @@ class _Fire(torch.autograd.Function):
         neuron, norms = how.neuron, [term[1:] for term in terms]
         _run(
             kernels.fire, _terms(xs, norms), _zero(xs[0]), norms[0][0].zero, how.stepped, channels,
-            neuron.leak, neuron.v_threshold, how.steps, places, _table(outs, how.parts),
+            neuron.leak, neuron.v_threshold, how.steps, places,
+            _table(outs, [part[:2] for part in how.parts]),
         )  # fmt: skip
         ctx.save_for_backward(*xs)
         ctx.how, ctx.norms, ctx.places = how, norms, places
@@ -366,7 +369,7 @@ class _Fire(torch.autograd.Function):
         how: Firing = ctx.how
         neuron = how.neuron
         received = [
-            (_even_rows(gradient), part)
+            (_even_rows(gradient), part[:2])
             for gradient, part in zip(gradients, how.parts, strict=True)
             if gradient is not None
         ]
@@ -375,7 +378,7 @@ class _Fire(torch.autograd.Function):
             kernels.backpropagate, _terms(xs, ctx.norms), _zero(xs[0]), ctx.norms[0][0].zero,
             how.stepped, xs[0].shape[1], neuron.leak, neuron.v_threshold,
             kernels.SURROGATES.index(neuron.surrogate), neuron.b, neuron.detach_reset, how.steps,
-            ctx.places, _table([x for x, _ in received], [part for _, part in received]),
+            ctx.places, _table([x for x, _ in received], [bounds for _, bounds in received]),
             current.data_ptr(),
         )  # fmt: skip
         return None, None, *[current] * len(xs)
@@ -444,13 +447,10 @@ def _row_stride(x: Tensor) -> int:
     return height_stride if height > 1 else n_stride if n > 1 else channels
 
 
-def _table(xs: Sequence[Tensor], parts: Sequence[Part]) -> np.ndarray:
-    """A line per tensor: its address, the distance between its rows, and which channels it has of
-    all."""
-    lines = [
-        (x.data_ptr(), _row_stride(x), part.start, part.stop)
-        for x, part in zip(xs, parts, strict=True)
-    ]
+def _table(xs: Sequence[Tensor], bounds: Sequence[tuple[int, int]]) -> np.ndarray:
+    """A line per tensor: its address, the distance between its rows, and the bounds of the channels
+    it has of all."""
+    lines = [(x.data_ptr(), _row_stride(x), *b) for x, b in zip(xs, bounds, strict=True)]
     return np.array(lines, np.int64).reshape(-1, 4)
 
 
@@ -467,9 +467,9 @@ def _terms(xs: Sequence[Tensor], norms: Sequence[tuple[Norm, int]]) -> np.ndarra
 def _reduce(rows: int, means: np.ndarray, squares: np.ndarray) -> int:
     """Put all processes' means and squared distances in the place of this one's; returns the number
     of their rows."""
-    sums = np.concatenate([[rows], (rows * means).ravel()])
+    sums = np.concatenate([[rows], rows * means])
     _sum_over_processes(sums)
-    mean = (sums[1:] / sums[0]).reshape(means.shape)
+    mean = sums[1:] / sums[0]
     squares += rows * (means - mean) ** 2
     _sum_over_processes(squares)
     means[:] = mean

@@ -32,8 +32,9 @@ Array = np.ndarray
 SURROGATES = ("dspike", "triangle", "superspike", "arctan", "rectangular", "sigmoid")
 """Surrogate gradients by number (`snnir.lower.surrogates`)."""
 
-MEAN, SQUARES, INVERSE, SCALE, SHIFT, TOTAL, PRODUCT = range(7)
-"""The lines of a batch norm's numbers, [7, C] in float64: of x the mean, the sum of squared
+LINES = 7
+MEAN, SQUARES, INVERSE, SCALE, SHIFT, TOTAL, PRODUCT = range(LINES)
+"""The lines of a batch norm's numbers, [LINES, C] in float64: of x the mean, the sum of squared
 distances from it, and 1 over the standard deviation; scale·x + shift; of its gradient the sum, and
 the sum of its products with x - mean."""
 

@@ -93,7 +93,7 @@ class SpikingModule(nn.Module):
         # these keep spikes as they are, as fused layers save more memory than that takes, and leave
         # out their bias
         self._before_deferred = {
-            n.path
+            n.path: n.model_copy(update={"bias": False})
             for n in graph.of_type(Conv)
             if self._deferred.issuperset(graph.consumers(n.path))
         }
@@ -150,7 +150,7 @@ class SpikingModule(nn.Module):
         values: dict[str, Value] = {}
         plain = not (observe or mixing or state or keep_state)
         fusing = plain and self.training and torch.is_grad_enabled() and self.fuses
-        lean_nodes = self._lean - self._before_deferred if fusing else self._lean
+        lean_nodes = self._lean - self._before_deferred.keys() if fusing else self._lean
         normalised: dict[str, fused.Normalised] = {}
         joints: dict[str, fused.Joint] = {}
         absent: set[str] = set()
@@ -184,10 +184,9 @@ class SpikingModule(nn.Module):
                 value = values[node.path]
             else:
                 lean = observe is None and mixing is None and node.path in lean_nodes
-                biased = not (fusing and node.path in self._before_deferred)
-                value = compute(
-                    node, flow, [values[source] for source in sources], lean=lean, biased=biased
-                )
+                if fusing:
+                    node = self._before_deferred.get(node.path, node)
+                value = compute(node, flow, [values[source] for source in sources], lean=lean)
             if observe is not None:
                 value = observe(node, value)
             if isinstance(node, Output):

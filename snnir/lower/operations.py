@@ -56,11 +56,9 @@ class Value:
         return self.data.expand(steps, *self.data.shape)
 
 
-def compute(
-    node: ir.Node, flow: Flow, inputs: list[Value], *, lean: bool = False, biased: bool = True
-) -> Value:
+def compute(node: ir.Node, flow: Flow, inputs: list[Value], *, lean: bool = False) -> Value:
     """Run one node; `lean`: a sum's or neuron's result may take the place of its first input in
-    memory, and what a convolution reads is spikes. Not `biased`: without a convolution's bias."""
+    memory, and what a convolution reads is spikes."""
     if isinstance(node, ir.Neuron):
         return _neuron(node, flow, inputs[0], lean)
     if isinstance(node, ir.MeanOverTime):
@@ -73,7 +71,7 @@ def compute(
     if isinstance(node, ir.Add):
         return Value(_add(flat, lean and inputs[0].stepped == stepped), stepped)
     if isinstance(node, ir.Conv):
-        return Value(_conv(node, flow.module, flat[0], spikes=lean, biased=biased), stepped)
+        return Value(_conv(node, flow.module, flat[0], spikes=lean), stepped)
     if isinstance(node, ir.BatchNorm):
         return Value(_batch_norm(node, flow, flat[0]), stepped)
     if isinstance(node, ir.Mixed):
@@ -128,9 +126,9 @@ def _same(node: ir.Node, module: SpikingModule, x: Tensor) -> Tensor:
     return x
 
 
-def _conv(node: ir.Conv, module: SpikingModule, x: Tensor, *, spikes: bool, biased: bool) -> Tensor:
+def _conv(node: ir.Conv, module: SpikingModule, x: Tensor, *, spikes: bool) -> Tensor:
     weight = module.stacked(node, "weight")
-    bias = module.stacked(node, "bias") if node.bias and biased else None
+    bias = module.stacked(node, "bias") if node.bias else None
     geometry = node.stride, node.padding, node.groups
     return convolve(x, weight, bias, *geometry, dilation=node.dilation, spikes=spikes)
 
