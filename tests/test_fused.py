@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from helpers import as_float64, calibrated, genotype
 from torch import Tensor
 
 from snnir.ir import build
-from snnir.ir.nodes import BatchNorm, Neuron
+from snnir.ir.nodes import BatchNorm, Concat, Neuron, Resize
 from snnir.lower import SpikingModule, fused
 from snnir.lower.neurons import run_neuron
 from snnir.lower.surrogates import SURROGATES
@@ -57,9 +58,8 @@ class Layer:
             for x, *p, running in values
         ])  # fmt: skip
 
-    def fused(self, node: Neuron, parts=None) -> tuple[Tensor, ...]:
-        parts = parts or [fused.Part(0, self.xs[0].shape[1])]
-        return fused.fire(node, self.normalised(), STEPS, parts)
+    def fused(self, node: Neuron, *extents: fused.Extent) -> list[Tensor]:
+        return fire(node, self.normalised(), *extents or [fused.Extent(0, self.xs[0].shape[1])])
 
     def node_by_node(self, node: Neuron) -> Tensor:
         total = sum(
@@ -77,6 +77,12 @@ class Layer:
 def normalise(x: Tensor, owners, sizes=None, **settings) -> list[fused.Term]:
     sizes = sizes or [x.shape[1]]
     return fused.normalise(x, owners, EPS, sizes, momentum=0.1, synchronised=False, **settings)
+
+
+def fire(node: Neuron, current: fused.Normalised, *extents: fused.Extent) -> list[Tensor]:
+    """The spikes of those extents."""
+    parts = [fused.Part(str(number), extent) for number, extent in enumerate(extents)]
+    return list(fused.fire(node, current, STEPS, parts, {}).values())
 
 
 def _leaf(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -160,12 +166,12 @@ def test_numbers_are_rounded_to_bfloat16_as_torch_does():
 
 def test_each_output_has_its_channels_and_gives_its_gradient():
     """Outputs overlap, one is not used, and gradients come in any layout."""
-    parts = [fused.Part(*channels) for channels in ((0, 5), (1, 3), (4, 5), (0, 2))]
+    extents = [fused.Extent(*channels) for channels in ((0, 5), (1, 3), (4, 5), (0, 2))]
     ours, theirs = Layer(), Layer()
-    whole, middle, last, unused = ours.fused(neuron(), parts)
+    whole, middle, last, unused = ours.fused(neuron(), *extents)
     expected = theirs.node_by_node(neuron())
-    for (start, stop, *_), found in zip(parts, (whole, middle, last, unused), strict=True):
-        assert torch.equal(found, expected[:, start:stop])
+    for extent, found in zip(extents, (whole, middle, last, unused), strict=True):
+        assert torch.equal(found, expected[:, extent.start : extent.stop])
         assert found.is_contiguous(memory_format=torch.channels_last)
     rows = torch.rand(expected.shape, dtype=torch.float64)  # not channels-last
 
@@ -176,6 +182,62 @@ def test_each_output_has_its_channels_and_gives_its_gradient():
     loss(expected, expected[:, 1:3], expected[:, 4:5]).backward()
     for a, b in zip(ours.leaves, theirs.leaves, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stepped", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels", [2, 48, 130])
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [
+        ((6, 9), [(2, 3)]),
+        ((4, 8), [(2, 2), (1, 4)]),
+        ((8, 1), [(4, 1)]),
+        ((1, 6), [(1, 2), (1, 1)]),
+    ],
+)
+def test_samples_are_written_alone_and_give_their_gradient(size, strides, channels, dtype, stepped):
+    """Of every so many pixels, next to each other; what is not read has no gradient."""
+    extents = [fused.Extent(0, channels, *stride) for stride in strides]
+    ours, theirs = (Layer(2, channels, size, dtype=dtype, stepped=stepped) for _ in range(2))
+    found, whole = ours.fused(neuron(), *extents), theirs.node_by_node(neuron())
+    expected = [whole[:, :, ::down, ::across] for down, across in strides]
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b.to(dtype))
+        assert 0.05 < float(a.detach().double().mean()) < 0.95
+    torch.manual_seed(1)
+    weights = [torch.randn(x.shape, dtype=x.dtype) for x in found]
+    for outputs in (found, expected):
+        sum((x * w.to(x.dtype)).sum() for x, w in zip(outputs, weights, strict=True)).backward()
+    tolerance = 1e-9 if dtype == torch.float64 else 4e-2
+    for a, b in zip(ours.leaves, theirs.leaves, strict=True):
+        assert b.grad.abs().max() > 1e-3
+        scale = float(b.grad.abs().max())
+        assert float((a.grad.double() - b.grad.double()).abs().max()) <= tolerance * scale
+
+
+def test_neurons_write_side_by_side():
+    """A concatenation and samples of it, of which each neuron gets its gradients."""
+    ours, theirs = ([Layer(2, 5, (4, 6)), Layer(1, 3, (4, 6))] for _ in range(2))
+    joints: dict[str, fused.Joint] = {}
+    for layer, at in zip(ours, (0, 5), strict=True):
+        size = layer.xs[0].shape[1]
+        extents = {"all": fused.Extent(0, size), "samples": fused.Extent(0, size, 2, 3)}
+        parts = [fused.Part(path, extent, at, 8) for path, extent in extents.items()]
+        assert fused.fire(neuron(), layer.normalised(), STEPS, parts, joints) == {}
+    found = [joints[path].whole() for path in ("all", "samples")]
+    whole = torch.cat([layer.node_by_node(neuron()) for layer in theirs], 1)
+    expected = [whole, whole[:, :, ::2, ::3]]
+    weights = [torch.rand_like(x) for x in expected]
+    for outputs in (found, expected):
+        sum((x * w).sum() for x, w in zip(outputs, weights, strict=True)).backward()
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+        assert 0.05 < float(a.detach().mean()) < 0.95
+    for layer, other in zip(ours, theirs, strict=True):
+        for a, b in zip(layer.leaves, other.leaves, strict=True):
+            assert b.grad.abs().max() > 1e-3
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("read", [(0, 1), (1,)])
@@ -192,7 +254,7 @@ def test_pieces_of_one_batch_norm_give_one_gradient(read):
                 for parts in zip(*(p.split([2, 3]) for p in (w, b, *layer.running[0])), strict=True)
             ]
             pieces = [fused.Normalised((term,), True) for term in normalise(hidden, owners, [2, 3])]
-            outs = [fused.fire(neuron(), pieces[i], STEPS, [fused.Part(0, 2 + i)])[0] for i in read]
+            outs = [fire(neuron(), pieces[i], fused.Extent(0, 2 + i))[0] for i in read]
         else:
             total = F.batch_norm(hidden, *layer.running[0], w, b, True, 0.1, EPS)
             spikes = run_neuron(neuron(), total.unflatten(0, (-1, BATCH)), {})[0].flatten(0, 1)
@@ -217,7 +279,7 @@ def test_a_second_backward_pass_knows_nothing_of_the_first():
         (x,), (w,), (b,), running = layer.xs, layer.weights, layer.biases, layer.running[0]
         pieces = normalise(x * 1.0, [fused.Parameters(w, b, *running)], [2, 3])
         outs = [
-            fused.fire(neuron(), fused.Normalised((term,), True), STEPS, [fused.Part(0, size)])[0]
+            fire(neuron(), fused.Normalised((term,), True), fused.Extent(0, size))[0]
             for term, size in zip(pieces, (2, 3), strict=True)
         ]
         if first:
@@ -242,7 +304,7 @@ def test_a_bias_left_out_moves_the_running_mean_alone():
         hidden = x * 1.0 if left_out else x + bias[:, None, None]
         terms = normalise(hidden, owners, left_out=[bias] if left_out else [])
         current = fused.Normalised(tuple(terms), True)
-        (spikes,) = fused.fire(neuron(), current, STEPS, [fused.Part(0, 3)])
+        (spikes,) = fire(neuron(), current, fused.Extent(0, 3))
         (spikes**2).sum().backward()
         results.append((spikes, *running, *(leaf.grad for leaf in layer.leaves)))
         if left_out:
@@ -325,6 +387,37 @@ def test_what_is_fused():
     module = SpikingModule(graph)
     left = {n.path for n in graph.of_type(BatchNorm)} - module._deferred
     assert left == {"auxiliary.0.bn", "head.bn"}
+
+
+def test_concatenations_that_samples_alone_are_read_of_are_not_written():
+    """Before each reduction one such, and one that the next cell reads too."""
+    graph = run_passes(TRAINING, build(genotype("spikedhs_cla"))).graph
+    written = SpikingModule(graph)._written
+    paths = {part.path for parts in written.values() for part in parts}
+    concatenations = {node.path for node in graph.of_type(Concat)}
+    assert concatenations - paths == {"trunk.layers.1.concat", "trunk.layers.4.concat"}
+    samples = {node.path for node in graph.of_type(Resize)}
+    assert len(samples) == 4
+    assert samples <= paths
+
+
+def test_a_step_leaves_nothing_that_only_the_collector_would_free():
+    """Memory would grow by a step's at every step until it ran."""
+    module = SpikingModule(run_passes(TRAINING, build(genotype("small_space"))).graph)
+    (node,) = module.graph.network_inputs
+    gc.collect()
+    gc.disable()
+    try:
+        output = module(torch.rand(2, *node.shape))
+        sum(x.sum() for x in tensors(output)).backward()
+        del output
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [x for x in gc.garbage if isinstance(x, Tensor | fused.Joint)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_values_that_are_looked_at_and_states_are_computed_node_by_node(monkeypatch):

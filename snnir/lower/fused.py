@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnir.ir.graph import Graph
-from snnir.ir.nodes import Add, BatchNorm, Concat, Neuron, Slice
+from snnir.ir.nodes import Add, BatchNorm, Concat, Neuron, Resize, Slice
 
 STORED: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -97,20 +97,77 @@ def _chain(graph: Graph, neuron: Neuron, siblings: Container[str]) -> set[str]:
     return chain if len({graph.type(path).time for path in terms}) == 1 else set()
 
 
-def concatenated(graph: Graph, deferred: Container[str]) -> dict[str, tuple[str, int]]:
-    """Neurons that are fused, as are all others that are concatenated with them: by path, the
-    concatenation and their first channel in it."""
-    places: dict[str, tuple[str, int]] = {}
-    for node in graph.of_type(Concat):
-        sources = graph.inputs(node.path)
-        fires = [
-            isinstance(graph[path], Neuron) and graph.inputs(path)[0] in deferred
-            for path in sources
-        ]
-        if all(fires) and len(set(sources)) == len(sources) and not places.keys() & set(sources):
-            starts = _starts([graph.shape(path)[0] for path in sources])
-            places |= {path: (node.path, at) for path, at in zip(sources, starts, strict=True)}
-    return places
+class Extent(NamedTuple):
+    """Some channels of a tensor, and of every how many rows and columns of its pixels."""
+
+    start: int
+    stop: int
+    down: int = 1
+    across: int = 1
+
+
+class Part(NamedTuple):
+    """What is written of a neuron's spikes in one piece."""
+
+    path: str
+    """The node whose value it is, or is part of."""
+    extent: Extent
+    at: int = 0
+    """Its first channel there."""
+    channels: int = 0
+    """How many are there, if others are beside it."""
+
+
+def written(
+    graph: Graph, deferred: Container[str], siblings: Container[str]
+) -> tuple[dict[str, list[Part]], set[str]]:
+    """What is written of the spikes of each fused neuron, by path: its part of a concatenation with
+    others, or of what samples it or that (nearest resizing), slices, and all of them, each where it
+    is read. And the concatenations of which nothing is read but samples."""
+    sizes = {
+        node.path: graph.shape(node.path)[0]
+        for node in graph.of_type(Neuron)
+        if graph.inputs(node.path)[0] in deferred
+    }
+    parts: dict[str, list[Part]] = {path: [] for path in sizes}
+    joined: set[str] = set()
+    unread: set[str] = set()
+    for node in graph.nodes():
+        sources = graph.inputs(node.path) if isinstance(node, Concat) else (node.path,)
+        if not sizes.keys() >= set(sources) or len(set(sources)) < len(sources):
+            continue
+        strides = {path: _sampling(graph, path) for path in graph.consumers(node.path)}
+        joints = {path: stride for path, stride in strides.items() if stride}
+        if isinstance(node, Concat):
+            joined.add(node.path)
+            if len(joints) == len(strides):
+                unread.add(node.path)
+            else:
+                joints[node.path] = 1, 1
+        joined |= joints.keys()
+        widths = [sizes[path] for path in sources]
+        for source, width, at in zip(sources, widths, _starts(widths), strict=True):
+            parts[source] += [
+                Part(path, Extent(0, width, *stride), at, sum(widths))
+                for path, stride in joints.items()
+            ]
+    for path, size in sizes.items():
+        readers = [graph[reader] for reader in graph.consumers(path) if reader not in joined]
+        slices = [node for node in readers if isinstance(node, Slice) and node.path in siblings]
+        parts[path] += [Part(node.path, Extent(node.start, node.stop)) for node in slices]
+        if len(slices) < len(readers):
+            parts[path].append(Part(path, Extent(0, size)))
+    return parts, unread
+
+
+def _sampling(graph: Graph, path: str) -> tuple[int, int] | None:
+    """Every how many rows and columns of its input's pixels a node is, if it is."""
+    node = graph[path]
+    if not isinstance(node, Resize) or node.mode != "nearest":
+        return None
+    (shape,) = graph.input_shapes(path)
+    (down, rest), (across, rest_) = map(divmod, shape[1:], node.size)
+    return (down, across) if down and across and not (rest or rest_) else None
 
 
 def _bounds(node: BatchNorm) -> set[int]:
@@ -230,10 +287,10 @@ class _Normalise(torch.autograd.Function):
 
         (x,) = ctx.saved_tensors
         norm: Norm = ctx.norm
-        bounds = list(pairwise([*_starts(ctx.sizes), x.shape[1]]))
-        for (start, stop), gradient in zip(bounds, gradients, strict=True):
+        extents = [Extent(*bounds) for bounds in pairwise([*_starts(ctx.sizes), x.shape[1]])]
+        for extent, gradient in zip(extents, gradients, strict=True):
             if gradient is None:  # sums may be there from a backward pass before
-                norm.numbers[[kernels.TOTAL, kernels.PRODUCT], start:stop] = 0
+                norm.numbers[[kernels.TOTAL, kernels.PRODUCT], extent.start : extent.stop] = 0
         of_parameters = torch.zeros(sum(ctx.owners), dtype=ctx.dtype)
         kernels.of_parameters(norm.zero, norm.numbers, of_parameters.data_ptr())
         of_owners = of_parameters.split_with_sizes(ctx.owners)
@@ -242,15 +299,15 @@ class _Normalise(torch.autograd.Function):
         if not ctx.needs_input_grad[3]:
             return None, None, None, None, *of_owners
         received = [
-            torch.zeros_like(x[:, start:stop], memory_format=torch.channels_last)
+            torch.zeros_like(x[:, extent.start : extent.stop], memory_format=torch.channels_last)
             if gradient is None
             else _even_rows(gradient)
-            for (start, stop), gradient in zip(bounds, gradients, strict=True)
+            for extent, gradient in zip(extents, gradients, strict=True)
         ]
         of_x = _empty(x.shape, x.dtype)
         _run(
             kernels.spread, x.data_ptr(), _zero(x), norm.zero, norm.rows, norm.rows_of_all,
-            _table(received, bounds), norm.numbers, of_x.data_ptr(),
+            _table(received, extents, x.shape[3]), norm.numbers, of_x.data_ptr(),
         )  # fmt: skip
         return None, None, None, of_x, *of_owners
 
@@ -267,28 +324,27 @@ def _starts(sizes: Sequence[int]) -> list[int]:
 
 
 class Joint:
-    """Memory for spikes that will be concatenated, side by side along the channels, so that none
-    are copied for it."""
+    """Memory for spikes that are read side by side along the channels, so that none are copied for
+    it."""
 
     def __init__(self, channels: int):
         self._channels = channels
         self._whole: Tensor | None = None
+        self._pieces: dict[int, Tensor] = {}
 
-    def piece(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory for a tensor [N, C, H, W] from channel `start`."""
+    def memory(self, start: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory for a piece [N, C, H, W] from channel `start`."""
         if self._whole is None:
             self._whole = _empty((shape[0], self._channels, *shape[2:]), dtype)
         return self._whole.narrow(1, start, shape[1])
 
-    def take(self) -> Tensor | None:
-        """All of it, if there is any; what is written next gets new memory."""
-        whole, self._whole = self._whole, None
-        return whole
+    def add(self, start: int, piece: Tensor) -> None:
+        """Note what was written from channel `start`."""
+        self._pieces[start] = piece
 
-
-def concatenate(pieces: Sequence[Tensor], joint: Joint) -> Tensor:
-    """[N, C, H, W] of the pieces, which were written to the joint."""
-    return _Concatenate.apply(joint.take(), *pieces)
+    def whole(self) -> Tensor:
+        """[N, C, H, W] of all pieces."""
+        return _Concatenate.apply(self._whole, *map(self._pieces.__getitem__, sorted(self._pieces)))
 
 
 class _Concatenate(torch.autograd.Function):
@@ -306,16 +362,6 @@ class _Concatenate(torch.autograd.Function):
 # --- neurons ------------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """An output: the first and the end of its channels, and where it is written if not to memory of
-    its own: the joint and its first channel there."""
-
-    start: int
-    stop: int
-    joint: Joint | None = None
-    at: int = 0
-
-
 class Firing(NamedTuple):
     """How currents become spikes."""
 
@@ -323,37 +369,58 @@ class Firing(NamedTuple):
     steps: int
     stepped: bool
     """Whether x has the rows of all steps, or of one."""
-    parts: tuple[Part, ...]
+    parts: Sequence[Part]
 
 
 def fire(
-    neuron: Neuron, current: Normalised, steps: int, parts: Sequence[Part]
-) -> tuple[Tensor, ...]:
-    """Spikes of a leaky neuron from rest, [T·N, C, H, W], an output for each part; method §1,
-    §3."""
-    how = Firing(neuron, steps, current.stepped, tuple(parts))
-    return _Fire.apply(how, current.terms, *(term.x for term in current.terms))
+    neuron: Neuron,
+    current: Normalised,
+    steps: int,
+    parts: Sequence[Part],
+    joints: dict[str, Joint],
+) -> dict[str, Tensor]:
+    """Spikes of a leaky neuron from rest, [T·N, C, H, W], by path; method §1, §3. Parts of what
+    more neurons write go to the joints, by path too."""
+    for part in parts:
+        if part.channels and part.path not in joints:
+            joints[part.path] = Joint(part.channels)
+    how = Firing(neuron, steps, current.stepped, parts)
+    pieces = _Fire.apply(how, current.terms, joints, *(term.x for term in current.terms))
+    spikes = {}
+    for part, piece in zip(parts, pieces, strict=True):
+        if part.channels:
+            joints[part.path].add(part.at, piece)
+        else:
+            spikes[part.path] = piece
+    return spikes
 
 
 class _Fire(torch.autograd.Function):
-    """(…, x of all terms) -> spikes."""
+    """(…, x of all terms) -> spikes, a piece for each part."""
 
     @staticmethod
-    def forward(ctx: Any, how: Firing, terms: tuple[Term, ...], *xs: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        how: Firing,
+        terms: tuple[Term, ...],
+        joints: Mapping[str, Joint],
+        *xs: Tensor,
+    ) -> tuple[Tensor, ...]:
         from snnir.lower import kernels
 
         n, channels, *size = xs[0].shape
         batch = n // how.steps if how.stepped else n
         places = batch * size[0] * size[1]
-        outs = [
-            _place((batch * how.steps, part.stop - part.start, *size), xs[0].dtype, part)
-            for part in how.parts
-        ]
+        outs = []
+        for path, (start, stop, down, across), at, joined in how.parts:
+            shape = batch * how.steps, stop - start, size[0] // down, size[1] // across
+            dtype = xs[0].dtype
+            outs.append(joints[path].memory(at, shape, dtype) if joined else _empty(shape, dtype))
         neuron, norms = how.neuron, [term[1:] for term in terms]
         _run(
             kernels.fire, _terms(xs, norms), _zero(xs[0]), norms[0][0].zero, how.stepped, channels,
             neuron.leak, neuron.v_threshold, how.steps, places,
-            _table(outs, [part[:2] for part in how.parts]),
+            _table(outs, [part.extent for part in how.parts], size[1]),
         )  # fmt: skip
         ctx.save_for_backward(*xs)
         ctx.how, ctx.norms, ctx.places = how, norms, places
@@ -368,20 +435,18 @@ class _Fire(torch.autograd.Function):
         xs: tuple[Tensor, ...] = ctx.saved_tensors
         how: Firing = ctx.how
         neuron = how.neuron
-        received = [
-            (_even_rows(gradient), part[:2])
-            for gradient, part in zip(gradients, how.parts, strict=True)
-            if gradient is not None
+        received = [_even_rows(x) for x in gradients if x is not None]
+        extents = [
+            part.extent for x, part in zip(gradients, how.parts, strict=True) if x is not None
         ]
         current = _empty(xs[0].shape, xs[0].dtype)
         _run(
             kernels.backpropagate, _terms(xs, ctx.norms), _zero(xs[0]), ctx.norms[0][0].zero,
             how.stepped, xs[0].shape[1], neuron.leak, neuron.v_threshold,
             kernels.SURROGATES.index(neuron.surrogate), neuron.b, neuron.detach_reset, how.steps,
-            ctx.places, _table([x for x, _ in received], [bounds for _, bounds in received]),
-            current.data_ptr(),
+            ctx.places, _table(received, extents, xs[0].shape[3]), current.data_ptr(),
         )  # fmt: skip
-        return None, None, *[current] * len(xs)
+        return None, None, None, *[current] * len(xs)
 
 
 # --- calls --------------------------------------------------------------------------------------
@@ -421,10 +486,6 @@ def _empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(*shape, dtype=dtype, memory_format=torch.channels_last)
 
 
-def _place(shape: Sequence[int], dtype: torch.dtype, part: Part) -> Tensor:
-    return _empty(shape, dtype) if part.joint is None else part.joint.piece(part.at, shape, dtype)
-
-
 def _even_rows(x: Tensor) -> Tensor:
     """x if its rows [C] lie at even distances, else a copy."""
     if x.is_contiguous(memory_format=torch.channels_last):
@@ -447,11 +508,14 @@ def _row_stride(x: Tensor) -> int:
     return height_stride if height > 1 else n_stride if n > 1 else channels
 
 
-def _table(xs: Sequence[Tensor], bounds: Sequence[tuple[int, int]]) -> np.ndarray:
-    """A line per tensor: its address, the distance between its rows, and the bounds of the channels
-    it has of all."""
-    lines = [(x.data_ptr(), _row_stride(x), *b) for x, b in zip(xs, bounds, strict=True)]
-    return np.array(lines, np.int64).reshape(-1, 4)
+def _table(xs: Sequence[Tensor], extents: Sequence[Extent], width: int) -> np.ndarray:
+    """A line per tensor, which has that of a whole of some width: its address, the distance between
+    its rows, its extent and the width."""
+    lines = [
+        (x.data_ptr(), _row_stride(x), *extent, width)
+        for x, extent in zip(xs, extents, strict=True)
+    ]
+    return np.array(lines, np.int64).reshape(-1, 7)
 
 
 def _terms(xs: Sequence[Tensor], norms: Sequence[tuple[Norm, int]]) -> np.ndarray:

@@ -2,9 +2,11 @@
 
 Tensors are rows [rows, C], channels side by side, a row being a step, a sample and a place; step t
 begins at row t·places. They come as an address, where rows have no gaps between them, or as a table
-with a line per tensor: its address, the distance between its rows in values, and the first and the
-end of the channels that it has; for the terms of a sum of batch norms, in their place, the address
-of their numbers, lines of which lie at the same distance.
+with a line per tensor: its address, the distance between its rows in values, the first and the end
+of the channels that it has, and which rows: `down`, `across` and `length`, of every so many lines
+of that many rows every so many.
+A term of a sum of batch norms has, after the distance, the address of its numbers, lines of which
+lie at the same distance.
 The values of one call are of one type, which a sample stands for; `zero` stands for the type of
 numbers to compute with. bfloat16 comes as its bits, uint16, and is computed with in fp32.
 
@@ -243,7 +245,7 @@ def _joined(tensors: Array, row: int, count: int, channels: int, size: int, scra
     if len(tensors) == 1 and tensors[0, 1] == channels:
         return tensors[0, 0] + row * channels * size
     for i in range(len(tensors)):
-        address, stride, start, stop = tensors[i]
+        address, stride, start, stop = tensors[i, :4]
         from_, to = address + row * stride * size, scratch + start * size
         _copy_rows(from_, stride * size, to, channels * size, count, (stop - start) * size)
     return scratch
@@ -251,11 +253,35 @@ def _joined(tensors: Array, row: int, count: int, channels: int, size: int, scra
 
 @_compiled
 def _divide(x: int, row: int, count: int, channels: int, size: int, tensors: Array) -> None:
-    """Copy rows without gaps to tensors, to each some of the channels."""
+    """Copy rows without gaps to tensors, to each what it has of them."""
     for i in range(len(tensors)):
-        address, stride, start, stop = tensors[i]
-        from_, to = x + start * size, address + row * stride * size
-        _copy_rows(from_, channels * size, to, stride * size, count, (stop - start) * size)
+        address, stride = tensors[i, 0], tensors[i, 1] * size
+        down, across, length = tensors[i, 4], tensors[i, 5], tensors[i, 6]
+        x_, gap = x + tensors[i, 2] * size, across * channels * size
+        wanted = (tensors[i, 3] - tensors[i, 2]) * size
+        if down * across == 1:
+            _copy_rows(x_, gap, address + row * stride, stride, count, wanted)
+            continue
+        for line in range(row // length, (row + count - 1) // length + 1):
+            p, at, found = _sampled(line, row, count, down, across, length)
+            from_, to = x_ + p * channels * size, address + at * stride
+            _copy_rows(from_, gap, to, stride, found, wanted)
+
+
+@_compiled
+def _sampled(
+    line: int, row: int, count: int, down: int, across: int, length: int
+) -> tuple[int, int, int]:
+    """What a tensor has of a line's rows: the first, counted from `row`, its number in the tensor,
+    and how many."""
+    begin = line * length
+    first = max(row, begin)
+    first += (begin - first) % across
+    end = min(row + count, begin + length)
+    if line % down or first >= end:
+        return 0, 0, 0
+    at = line // down * (length // across) + (first - begin) // across
+    return first - row, at, (end - first + across - 1) // across
 
 
 @_compiled
@@ -540,7 +566,7 @@ def _fire(
     spikes = v + size * _size(zero)
     copies = spikes + size * _size(sample)
     where = np.empty(len(terms), np.int64)
-    alone = len(outs) == 1 and outs[0, 1] == channels
+    alone = len(outs) == 1 and outs[0, 1] == channels and outs[0, 4] * outs[0, 5] == 1
     for first in range(tile * width, end * width, width):
         count = min(places - first, width)
         _fill(v, count * channels, zero)
@@ -722,9 +748,7 @@ def _backpropagate(
             row = t * places + first
             soon = row - places if t else (steps - 1) * places + first + width
             _fill(given, values, zero)
-            for o in range(len(gradients)):
-                _fetch(gradients[o], soon, count, gradients[o, 3] - gradients[o, 2], _size(sample))
-                _gather(gradients[o], row, count, channels, sample, given, zero)
+            _gather(gradients, row, soon, count, channels, sample, given, zero)
             _recur(
                 leak_, threshold_, detach_reset, values, given, slope + t * line, u + t * line,
                 gradient,
@@ -742,16 +766,34 @@ def _backpropagate(
 
 @_compiled
 def _gather(
-    tensor: Array, row: int, count: int, channels: int, sample: Any, out: int, zero: Any
+    tensors: Array, row: int, soon: int, count: int, channels: int, sample: Any, out: int, zero: Any
 ) -> None:
-    """Add a tensor's rows to numbers [count, C]."""
-    address, stride, start, stop = tensor
-    length = stop - start
-    if stride == channels == length:
-        count, length = 1, count * channels
-    for p in range(count):
-        x = address + (row + p) * stride * _size(sample)
-        _add(x, sample, out + (p * channels + start) * _size(zero), length, zero)
+    """Add what tensors have of rows to numbers [count, C]; those from `soon` come next."""
+    size = _size(sample)
+    for i in range(len(tensors)):
+        address, stride = tensors[i, 0], tensors[i, 1] * size
+        down, across, length = tensors[i, 4], tensors[i, 5], tensors[i, 6]
+        out_, gap = out + tensors[i, 2] * _size(zero), across * channels * _size(zero)
+        wanted = tensors[i, 3] - tensors[i, 2]
+        if down * across == 1:
+            _fetch(tensors[i], soon, count, wanted, size)
+            _add_rows(address + row * stride, stride, sample, out_, gap, count, wanted, zero)
+            continue
+        for line in range(row // length, (row + count - 1) // length + 1):
+            p, at, found = _sampled(line, row, count, down, across, length)
+            from_, to = address + at * stride, out_ + p * channels * _size(zero)
+            _add_rows(from_, stride, sample, to, gap, found, wanted, zero)
+
+
+@_compiled
+def _add_rows(
+    x: int, stride: int, sample: Any, out: int, out_stride: int, rows: int, count: int, zero: Any
+) -> None:
+    """Add rows of values to rows of numbers; strides in bytes."""
+    if stride == count * _size(sample) and out_stride == count * _size(zero):
+        rows, count = 1, rows * count
+    for r in range(rows):
+        _add(x + r * stride, sample, out + r * out_stride, count, zero)
 
 
 @_compiled

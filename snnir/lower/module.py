@@ -89,7 +89,8 @@ class SpikingModule(nn.Module):
             for part in parts
         }  # fmt: skip
         self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
-        self._concatenated = fused.concatenated(graph, self._deferred)
+        self._written, unread = fused.written(graph, self._deferred, self._siblings)
+        self._deferred |= unread
         # these keep spikes as they are, as fused layers save more memory than that takes, and leave
         # out their bias
         self._before_deferred = {
@@ -98,7 +99,8 @@ class SpikingModule(nn.Module):
             if self._deferred.issuperset(graph.consumers(n.path))
         }
         self._lean = {n.path for n in graph.nodes() if _overwrites(graph, n) or _spikes(graph, n)}
-        self._head_only = graph.reachable([graph.outputs[0].path])
+        self._inputs, self._outputs = graph.network_inputs, graph.outputs
+        self._head_only = graph.reachable([self._outputs[0].path])
         self._last_read = {
             source: number for number, (_, inputs) in enumerate(self._schedule) for source in inputs
         }
@@ -121,7 +123,7 @@ class SpikingModule(nn.Module):
         """
         inputs = tuple(
             x.unsqueeze(0) if node.kind == "events" else x
-            for node, x in zip(self.graph.network_inputs, inputs, strict=True)
+            for node, x in zip(self._inputs, inputs, strict=True)
         )
         return self.run(*inputs, state=state, steps=1)
 
@@ -155,7 +157,7 @@ class SpikingModule(nn.Module):
         joints: dict[str, fused.Joint] = {}
         absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
-        given = dict(zip([n.path for n in self.graph.network_inputs], inputs, strict=True))
+        given = dict(zip([n.path for n in self._inputs], inputs, strict=True))
         for number, (node, sources) in enumerate(self._schedule):
             if not self.training and node.path not in self._head_only:
                 continue
@@ -170,11 +172,12 @@ class SpikingModule(nn.Module):
                 self._defer(node, sources, values, flow, normalised)
                 continue
             elif isinstance(node, Neuron) and sources[0] in normalised:
-                values |= self._fire(node, normalised.pop(sources[0]), flow, joints)
+                parts, current = self._written[node.path], normalised.pop(sources[0])
+                spikes = fused.fire(node, current, flow.steps, parts, joints)
+                values |= {path: Value(x, True) for path, x in spikes.items()}
                 continue
             elif node.path in joints:
-                pieces = [values[source].data for source in sources]
-                value = Value(fused.concatenate(pieces, joints[node.path]), True)
+                value = Value(joints.pop(node.path).whole(), True)
             elif node.path in self._siblings:
                 if node.path not in values:
                     parts = self._siblings[node.path]
@@ -195,9 +198,7 @@ class SpikingModule(nn.Module):
             for source in set(sources):
                 if self._last_read[source] == number:
                     values.pop(source, None)
-        head, *auxiliary = [
-            outputs[node.path] for node in self.graph.outputs if node.path in outputs
-        ]
+        head, *auxiliary = [outputs[node.path] for node in self._outputs if node.path in outputs]
         return ((head, auxiliary) if auxiliary else head), flow.new_state
 
     # --- fused layers -----------------------------------------------------------------------
@@ -243,39 +244,10 @@ class SpikingModule(nn.Module):
         elif isinstance(node, Add):
             normalised[node.path] = fused.add([normalised.pop(source) for source in sources])
 
-    def _fire(
-        self,
-        node: Neuron,
-        current: fused.Normalised,
-        flow: Flow,
-        joints: dict[str, fused.Joint],
-    ) -> dict[str, Value]:
-        """The neuron's spikes and slices of them, as far as read: slices in memory of their own,
-        all of them where they are concatenated, if they are."""
-        readers = [self.graph[path] for path in self.graph.consumers(node.path)]
-        parts = {
-            n.path: fused.Part(n.start, n.stop)
-            for n in readers
-            if isinstance(n, Slice) and n.path in self._siblings
-        }
-        if len(parts) < len(readers):
-            joint, at = None, 0
-            if node.path in self._concatenated:
-                path, at = self._concatenated[node.path]
-                joint = joints.setdefault(path, fused.Joint(self.graph.shape(path)[0]))
-            parts[node.path] = fused.Part(0, self.graph.shape(node.path)[0], joint, at)
-        spikes = fused.fire(
-            node,
-            current,
-            flow.steps,
-            list(parts.values()),
-        )
-        return {path: Value(x, True) for path, x in zip(parts, spikes, strict=True)}
-
     # --- inputs -----------------------------------------------------------------------------
 
     def _steps(self, inputs: Sequence[Tensor], steps: int | None) -> int:
-        nodes = self.graph.network_inputs
+        nodes = self._inputs
         if len(inputs) != len(nodes):
             names = ", ".join(node.path for node in nodes)
             raise SnnirError(f"found {len(inputs)} inputs, expected {len(nodes)}: {names}")
