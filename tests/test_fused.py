@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from helpers import as_float64, calibrated, genotype
 from torch import Tensor
 
+import snnir.lower
+from snnir.errors import SnnirError
 from snnir.ir import build
 from snnir.ir.nodes import BatchNorm, Concat, Neuron, Resize
 from snnir.lower import SpikingModule, fused
@@ -449,3 +452,13 @@ def test_gradients_do_not_share_memory(monkeypatch):
     )  # fmt: skip
     assert len(spans) > 10
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_numba_that_cannot_be_used_is_an_error(monkeypatch):
+    """Else the first fused step of a run ends it with a traceback."""
+    monkeypatch.delattr(snnir.lower, "kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "snnir.lower.kernels", None)
+    with pytest.raises(
+        SnnirError, match=r"found numba installed but not usable \(.*\), expected a"
+    ):
+        fused.must_compile(torch.float32)

@@ -26,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from snnir.errors import SnnirError
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Add, BatchNorm, Concat, Neuron, Resize, Slice
 
@@ -43,11 +44,21 @@ def available() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def must_compile() -> bool:
-    """Whether the first step will take long, to compile the loops for this processor."""
-    from snnir.lower import kernels
+def must_compile(dtype: torch.dtype) -> bool:
+    """Whether the first step on values of this type will take long, to compile the loops for this
+    processor.
 
-    return not kernels.compiled()
+    Raises:
+        SnnirError: numba is installed but cannot be used.
+    """
+    try:
+        from snnir.lower import kernels
+    except ImportError as error:
+        raise SnnirError(
+            f"found numba installed but not usable ({error}), expected a whole one, or none: "
+            "training then goes without"
+        ) from None
+    return not kernels.compiled(STORED[dtype](0))
 
 
 # --- what can be fused --------------------------------------------------------------------------

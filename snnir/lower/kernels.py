@@ -19,12 +19,11 @@ argument, which lives as long as the call.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import llvmlite.ir as llvm
 import numpy as np
-from numba import carray, njit, prange, types
+from numba import carray, njit, prange, typeof, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
 from numba.np.numpy_support import as_dtype
@@ -69,12 +68,15 @@ _compiled = njit(**_OPTIONS)
 _parallel = njit(parallel=True, **_OPTIONS)
 
 
-def compiled() -> bool:
-    """Whether code from an earlier process is there."""
+def compiled(sample: Any) -> bool:
+    """Whether there is code from an earlier process, for this processor and values of this type."""
     if not _OPTIONS["cache"]:
         return False
-    folder = Path(backpropagate._cache.cache_path)
-    return any(folder.glob(f"{Path(__file__).stem}.backpropagate-*.nbi"))
+    cache, codegen = backpropagate._cache, backpropagate.targetctx.codegen()
+    index = cache._cache_file._load_index()
+    return any(
+        key == cache._index_key(key[0], codegen) and key[0][1] == typeof(sample) for key in index
+    )
 
 
 # --- memory and numbers -------------------------------------------------------------------------

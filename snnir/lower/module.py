@@ -172,8 +172,8 @@ class SpikingModule(nn.Module):
                 self._defer(node, sources, values, flow, normalised)
                 continue
             elif isinstance(node, Neuron) and sources[0] in normalised:
-                parts, current = self._written[node.path], normalised.pop(sources[0])
-                spikes = fused.fire(node, current, flow.steps, parts, joints)
+                current, written = normalised.pop(sources[0]), self._written[node.path]
+                spikes = fused.fire(node, current, flow.steps, written, joints)
                 values |= {path: Value(x, True) for path, x in spikes.items()}
                 continue
             elif node.path in joints:

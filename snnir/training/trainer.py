@@ -174,7 +174,8 @@ class Trainer:
         self.module.observer = self.watch.observe if probe else None
         if not probe and not self._fused_before:
             self._fused_before = True
-            if self.module.fuses and fused.must_compile():
+            bf16 = config.precision == "bf16"
+            if self.module.fuses and fused.must_compile(torch.bfloat16 if bf16 else self.dtype):
                 self.say("compiling the training step for this processor, once: half a minute")
         loss, correct = self.loss(*batch)
         self.module.observer = None
