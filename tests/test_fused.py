@@ -388,14 +388,14 @@ def test_what_is_fused():
     """All batch norms of SpikeDHS-CLA but those of the logits, which no neuron reads."""
     graph = run_passes(TRAINING, build(genotype("spikedhs_cla"))).graph
     module = SpikingModule(graph)
-    left = {n.path for n in graph.of_type(BatchNorm)} - module._deferred
+    left = {n.path for n in graph.of_type(BatchNorm)} - module._fusion.deferred
     assert left == {"auxiliary.0.bn", "head.bn"}
 
 
 def test_concatenations_that_samples_alone_are_read_of_are_not_written():
     """Before each reduction one such, and one that the next cell reads too."""
     graph = run_passes(TRAINING, build(genotype("spikedhs_cla"))).graph
-    written = SpikingModule(graph)._written
+    written = SpikingModule(graph)._fusion.written
     paths = {part.path for parts in written.values() for part in parts}
     concatenations = {node.path for node in graph.of_type(Concat)}
     assert concatenations - paths == {"trunk.layers.1.concat", "trunk.layers.4.concat"}

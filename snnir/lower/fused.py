@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from snnir.errors import SnnirError
-from snnir.ir.graph import Graph
-from snnir.ir.nodes import Add, BatchNorm, Concat, Neuron, Resize, Slice
+from snnir.ir.nodes import Neuron
 
 STORED: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -61,51 +60,7 @@ def must_compile(dtype: torch.dtype) -> bool:
     return not kernels.compiled(STORED[dtype](0))
 
 
-# --- what can be fused --------------------------------------------------------------------------
-
-
-def deferrable(graph: Graph, siblings: Container[str]) -> set[str]:
-    """Batch norms, their slices and sums whose values need not be written out: each is read once,
-    in the end by a leaky neuron, and so are all channels of each batch norm. `siblings` are the
-    slices that together are all of what they slice."""
-    chains = {
-        neuron.path: chain
-        for neuron in graph.of_type(Neuron)
-        if neuron.states == ("v",) and neuron.grid is None and neuron.learned is None
-        for chain in [_chain(graph, neuron, siblings)]
-        if chain
-    }
-    while True:
-        reached = set().union(*chains.values())
-        complete = {
-            neuron: chain
-            for neuron, chain in chains.items()
-            if all(reached.union([neuron]).issuperset(graph.consumers(path)) for path in chain)
-        }
-        if len(complete) == len(chains):
-            return reached
-        chains = complete
-
-
-def _chain(graph: Graph, neuron: Neuron, siblings: Container[str]) -> set[str]:
-    """What lies between convolutions and the neuron; nothing if it is not as it should be."""
-    (source,) = graph.inputs(neuron.path)
-    terms = graph.inputs(source) if isinstance(graph[source], Add) else (source,)
-    chain = {source, *terms}
-    if any(len(graph.consumers(path)) > 1 for path in chain) or len(set(terms)) < len(terms):
-        return set()
-    for path in terms:
-        node = graph[path]
-        if isinstance(node, Slice) and path in siblings:
-            (whole,) = graph.inputs(path)
-            chain.add(whole)
-            start, stop, node = node.start, node.stop, graph[whole]
-            if not isinstance(node, BatchNorm) or not {start, stop} <= _bounds(node):
-                return set()
-        two_dimensional = len(graph.type(path).shape or ()) == 3
-        if not isinstance(node, BatchNorm) or not two_dimensional:
-            return set()
-    return chain if len({graph.type(path).time for path in terms}) == 1 else set()
+# --- batch norm ---------------------------------------------------------------------------------
 
 
 class Extent(NamedTuple):
@@ -115,78 +70,6 @@ class Extent(NamedTuple):
     stop: int
     down: int = 1
     across: int = 1
-
-
-class Part(NamedTuple):
-    """What is written of a neuron's spikes in one piece."""
-
-    path: str
-    """The node whose value it is, or is part of."""
-    extent: Extent
-    at: int = 0
-    """Its first channel there."""
-    channels: int = 0
-    """How many are there, if others are beside it."""
-
-
-def written(
-    graph: Graph, deferred: Container[str], siblings: Container[str]
-) -> tuple[dict[str, list[Part]], set[str]]:
-    """What is written of the spikes of each fused neuron, by path: its part of a concatenation with
-    others, or of what samples it or that (nearest resizing), slices, and all of them, each where it
-    is read. And the concatenations of which nothing is read but samples."""
-    sizes = {
-        node.path: graph.shape(node.path)[0]
-        for node in graph.of_type(Neuron)
-        if graph.inputs(node.path)[0] in deferred
-    }
-    parts: dict[str, list[Part]] = {path: [] for path in sizes}
-    joined: set[str] = set()
-    unread: set[str] = set()
-    for node in graph.nodes():
-        sources = graph.inputs(node.path) if isinstance(node, Concat) else (node.path,)
-        if not sizes.keys() >= set(sources) or len(set(sources)) < len(sources):
-            continue
-        strides = {path: _sampling(graph, path) for path in graph.consumers(node.path)}
-        joints = {path: stride for path, stride in strides.items() if stride}
-        if isinstance(node, Concat):
-            joined.add(node.path)
-            if len(joints) == len(strides):
-                unread.add(node.path)
-            else:
-                joints[node.path] = 1, 1
-        joined |= joints.keys()
-        widths = [sizes[path] for path in sources]
-        for source, width, at in zip(sources, widths, _starts(widths), strict=True):
-            parts[source] += [
-                Part(path, Extent(0, width, *stride), at, sum(widths))
-                for path, stride in joints.items()
-            ]
-    for path, size in sizes.items():
-        readers = [graph[reader] for reader in graph.consumers(path) if reader not in joined]
-        slices = [node for node in readers if isinstance(node, Slice) and node.path in siblings]
-        parts[path] += [Part(node.path, Extent(node.start, node.stop)) for node in slices]
-        if len(slices) < len(readers):
-            parts[path].append(Part(path, Extent(0, size)))
-    return parts, unread
-
-
-def _sampling(graph: Graph, path: str) -> tuple[int, int] | None:
-    """Every how many rows and columns of its input's pixels a node is, if it is."""
-    node = graph[path]
-    if not isinstance(node, Resize) or node.mode != "nearest":
-        return None
-    (shape,) = graph.input_shapes(path)
-    (down, rest), (across, rest_) = map(divmod, shape[1:], node.size)
-    return (down, across) if down and across and not (rest or rest_) else None
-
-
-def _bounds(node: BatchNorm) -> set[int]:
-    """The channels at which an owner's begin or end."""
-    return {0, *accumulate(owner.channels for owner in node.owners)}
-
-
-# --- batch norm ---------------------------------------------------------------------------------
 
 
 class Parameters(NamedTuple):
@@ -371,6 +254,18 @@ class _Concatenate(torch.autograd.Function):
 
 
 # --- neurons ------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """What is written of a neuron's spikes in one piece."""
+
+    path: str
+    """The node whose value it is, or is part of."""
+    extent: Extent
+    at: int = 0
+    """Its first channel there."""
+    channels: int = 0
+    """How many are there, if others are beside it."""
 
 
 class Firing(NamedTuple):

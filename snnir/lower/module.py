@@ -27,9 +27,10 @@ from snnir.ir.nodes import (
 )
 from snnir.ir.types import Domain
 from snnir.lower import fused
+from snnir.lower.fusion import FusedStep, Fusion
 from snnir.lower.gates import Gates, GateTable
 from snnir.lower.initialise import initial_weights
-from snnir.lower.operations import Flow, State, Value, batch_norm_parameters, compute, split
+from snnir.lower.operations import Flow, State, Value, compute, split
 from snnir.lower.stacking import Stacks
 from snnir.weights import Weights
 
@@ -88,16 +89,7 @@ class SpikingModule(nn.Module):
             part.path: parts for node in graph.nodes() for parts in [_partition(graph, node)]
             for part in parts
         }  # fmt: skip
-        self._deferred = fused.deferrable(graph, self._siblings) if fused.available() else set()
-        self._written, unread = fused.written(graph, self._deferred, self._siblings)
-        self._deferred |= unread
-        # these keep spikes as they are, as fused layers save more memory than that takes, and leave
-        # out their bias
-        self._before_deferred = {
-            n.path: n.model_copy(update={"bias": False})
-            for n in graph.of_type(Conv)
-            if self._deferred.issuperset(graph.consumers(n.path))
-        }
+        self._fusion = Fusion(graph, self._siblings)
         self._lean = {n.path for n in graph.nodes() if _overwrites(graph, n) or _spikes(graph, n)}
         self._inputs, self._outputs = graph.network_inputs, graph.outputs
         self._head_only = graph.reachable([self._outputs[0].path])
@@ -152,9 +144,8 @@ class SpikingModule(nn.Module):
         values: dict[str, Value] = {}
         plain = not (observe or mixing or state or keep_state)
         fusing = plain and self.training and torch.is_grad_enabled() and self.fuses
-        lean_nodes = self._lean - self._before_deferred.keys() if fusing else self._lean
-        normalised: dict[str, fused.Normalised] = {}
-        joints: dict[str, fused.Joint] = {}
+        step = FusedStep(self._fusion, flow) if fusing else None
+        lean = observe is None and mixing is None
         absent: set[str] = set()
         outputs: dict[str, Tensor] = {}
         given = dict(zip([n.path for n in self._inputs], inputs, strict=True))
@@ -166,83 +157,53 @@ class SpikingModule(nn.Module):
                 if not sources and not isinstance(node, Input):
                     absent.add(node.path)
                     continue
-            if isinstance(node, Input):
-                value = self._input(node, given[node.path])
-            elif fusing and node.path in self._deferred:
-                self._defer(node, sources, values, flow, normalised)
-                continue
-            elif isinstance(node, Neuron) and sources[0] in normalised:
-                current, written = normalised.pop(sources[0]), self._written[node.path]
-                spikes = fused.fire(node, current, flow.steps, written, joints)
-                values |= {path: Value(x, True) for path, x in spikes.items()}
-                continue
-            elif node.path in joints:
-                value = Value(joints.pop(node.path).whole(), True)
-            elif node.path in self._siblings:
-                if node.path not in values:
-                    parts = self._siblings[node.path]
-                    values |= zip(
-                        (p.path for p in parts), split(parts, values[sources[0]]), strict=True
-                    )
-                value = values[node.path]
+            found = step.compute(node, sources, values) if step else None
+            if found is not None:
+                values |= found
             else:
-                lean = observe is None and mixing is None and node.path in lean_nodes
-                if fusing:
-                    node = self._before_deferred.get(node.path, node)
-                value = compute(node, flow, [values[source] for source in sources], lean=lean)
-            if observe is not None:
-                value = observe(node, value)
+                value = self._value(node, sources, values, flow, given, lean=lean)
+                values[node.path] = observe(node, value) if observe else value
             if isinstance(node, Output):
+                value = values[node.path]
                 outputs[node.path] = value.unfolded(flow.steps) if value.stepped else value.data
-            values[node.path] = value
             for source in set(sources):
                 if self._last_read[source] == number:
                     values.pop(source, None)
         head, *auxiliary = [outputs[node.path] for node in self._outputs if node.path in outputs]
         return ((head, auxiliary) if auxiliary else head), flow.new_state
 
-    # --- fused layers -----------------------------------------------------------------------
+    def _value(
+        self,
+        node: Node,
+        sources: Sequence[str],
+        values: dict[str, Value],
+        flow: Flow,
+        given: Mapping[str, Tensor],
+        *,
+        lean: bool,
+    ) -> Value:
+        """A node's value, from the inputs `given` and the values of its sources; of slices that
+        together are all of what they slice, all are noted at the first."""
+        if isinstance(node, Input):
+            return self._input(node, given[node.path])
+        parts = self._siblings.get(node.path)
+        if parts is None:
+            lean = lean and node.path in self._lean
+            return compute(node, flow, [values[source] for source in sources], lean=lean)
+        if node.path not in values:
+            values |= zip((p.path for p in parts), split(parts, values[sources[0]]), strict=True)
+        return values[node.path]
 
     @property
     def fuses(self) -> bool:
         """Whether a training step computes layers by `snnir.lower.fused`, as things are."""
-        if not self._deferred:
+        if not self._fusion.deferred:
             return False
         weight = next(self.parameters())
         dtype = weight.dtype
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
         return weight.device.type == "cpu" and weight.dtype.itemsize >= 4 and dtype in fused.STORED
-
-    def _defer(
-        self,
-        node: Node,
-        sources: Sequence[str],
-        values: Mapping[str, Value],
-        flow: Flow,
-        normalised: dict[str, fused.Normalised],
-    ) -> None:
-        """Note what a batch norm, a slice of one or a sum of them stands for."""
-        if isinstance(node, BatchNorm):
-            x, source = values[sources[0]], self.graph[sources[0]]
-            left_out: Sequence[Tensor] = ()
-            if isinstance(source, Conv) and source.bias and source.path in self._before_deferred:
-                left_out = self.side_by_side(source, "bias")
-            parts = self._siblings.get(self.graph.consumers(node.path)[0], [])
-            terms = fused.normalise(
-                x.data,
-                batch_norm_parameters(node, flow),
-                node.eps,
-                [part.stop - part.start for part in parts] if parts else [x.data.shape[1]],
-                left_out=left_out,
-                momentum=self.batch_norm_momentum,
-                synchronised=self.synchronised,
-            )
-            paths = [part.path for part in parts] or [node.path]
-            for path, term in zip(paths, terms, strict=True):
-                normalised[path] = fused.Normalised((term,), x.stepped)
-        elif isinstance(node, Add):
-            normalised[node.path] = fused.add([normalised.pop(source) for source in sources])
 
     # --- inputs -----------------------------------------------------------------------------
 
