@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
-
-from torch import Tensor
+from typing import NamedTuple
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Add, BatchNorm, Concat, Conv, Neuron, Node, Resize, Slice
@@ -14,12 +13,22 @@ from snnir.lower.fused import Extent, Part
 from snnir.lower.operations import Flow, Value, batch_norm_parameters, compute
 
 
+class Pieces(NamedTuple):
+    """What becomes of a batch norm."""
+
+    paths: list[str]
+    """Its slices, or it."""
+    sizes: list[int]
+    """How many channels each has."""
+    left_out: Conv | None
+    """The convolution before, if its bias is."""
+
+
 class Fusion:
     """The fused layers of a graph. `siblings` has, for each of the slices that together are all of
     what they slice, these slices."""
 
     def __init__(self, graph: Graph, siblings: Mapping[str, Sequence[Slice]]):
-        self.graph, self.siblings = graph, siblings
         deferred = _deferrable(graph, siblings) if fused.available() else set()
         self.written, unread = _written(graph, deferred, siblings)
         """What is written of each neuron's spikes, by path."""
@@ -33,6 +42,24 @@ class Fusion:
         """What is computed in the place of those before them, by path: without their bias, as batch
         norm would take it away, and keeping spikes as they are, as fused layers save more memory
         than that takes."""
+        self.pieces = {
+            n.path: self._pieces(graph, n, siblings)
+            for n in graph.of_type(BatchNorm)
+            if n.path in deferred
+        }
+        """Of each batch norm, by path."""
+
+    def _pieces(
+        self, graph: Graph, node: BatchNorm, siblings: Mapping[str, Sequence[Slice]]
+    ) -> Pieces:
+        source = graph[graph.inputs(node.path)[0]]
+        without = isinstance(source, Conv) and source.bias and source.path in self.convolutions
+        slices = siblings.get(graph.consumers(node.path)[0])
+        return Pieces(
+            [part.path for part in slices] if slices else [node.path],
+            [part.stop - part.start for part in slices] if slices else [graph.shape(node.path)[0]],
+            source if without else None,
+        )
 
 
 class FusedStep:
@@ -66,23 +93,18 @@ class FusedStep:
 
     def _defer(self, node: Node, sources: Sequence[str], values: Mapping[str, Value]) -> None:
         """Note what a batch norm, a slice of one or a sum of them stands for."""
-        fusion, module = self._fusion, self._flow.module
         if isinstance(node, BatchNorm):
-            x, source = values[sources[0]], fusion.graph[sources[0]]
-            left_out: Sequence[Tensor] = ()
-            if isinstance(source, Conv) and source.bias and source.path in fusion.convolutions:
-                left_out = module.side_by_side(source, "bias")
-            parts = fusion.siblings.get(fusion.graph.consumers(node.path)[0], [])
+            module, x = self._flow.module, values[sources[0]]
+            paths, sizes, left_out = self._fusion.pieces[node.path]
             terms = fused.normalise(
                 x.data,
                 batch_norm_parameters(node, self._flow),
                 node.eps,
-                [part.stop - part.start for part in parts] if parts else [x.data.shape[1]],
-                left_out=left_out,
+                sizes,
+                left_out=module.side_by_side(left_out, "bias") if left_out else (),
                 momentum=module.batch_norm_momentum,
                 synchronised=module.synchronised,
             )
-            paths = [part.path for part in parts] or [node.path]
             for path, term in zip(paths, terms, strict=True):
                 self._normalised[path] = fused.Normalised((term,), x.stepped)
         elif isinstance(node, Add):
