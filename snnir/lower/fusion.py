@@ -52,14 +52,14 @@ class Fusion:
     def _pieces(
         self, graph: Graph, node: BatchNorm, siblings: Mapping[str, Sequence[Slice]]
     ) -> Pieces:
-        source = graph[graph.inputs(node.path)[0]]
-        without = isinstance(source, Conv) and source.bias and source.path in self.convolutions
+        left_out, source = None, graph[graph.inputs(node.path)[0]]
+        if isinstance(source, Conv) and source.bias and source.path in self.convolutions:
+            left_out = source
         slices = siblings.get(graph.consumers(node.path)[0])
-        return Pieces(
-            [part.path for part in slices] if slices else [node.path],
-            [part.stop - part.start for part in slices] if slices else [graph.shape(node.path)[0]],
-            source if without else None,
-        )
+        if not slices:
+            return Pieces([node.path], [graph.shape(node.path)[0]], left_out)
+        sizes = [part.stop - part.start for part in slices]
+        return Pieces([part.path for part in slices], sizes, left_out)
 
 
 class FusedStep:
