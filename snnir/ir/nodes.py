@@ -288,6 +288,13 @@ class Resize(Node):
     def output_domain(self, domains: Sequence[Domain]) -> Domain:
         return domains[0] if self.mode == "nearest" else Domain.REAL
 
+    def strides(self, shape: Shape) -> Sizes | None:
+        """Every how many pixels along each dimension it takes of an input of this shape, from the
+        first; None where it does not just drop pixels evenly."""
+        ratios = [divmod(old, new) for old, new in zip(shape[1:], self.size, strict=True)]
+        even = self.mode == "nearest" and not any(rest for _, rest in ratios)
+        return tuple(ratio for ratio, _ in ratios) if even else None
+
 
 class Concat(Node):
     """Inputs side by side along the channels."""

@@ -60,9 +60,6 @@ def must_compile(dtype: torch.dtype) -> bool:
     return not kernels.compiled(STORED[dtype](0))
 
 
-# --- batch norm ---------------------------------------------------------------------------------
-
-
 class Extent(NamedTuple):
     """Some channels of a tensor, and of every how many rows and columns of its pixels."""
 
@@ -70,6 +67,9 @@ class Extent(NamedTuple):
     stop: int
     down: int = 1
     across: int = 1
+
+
+# --- batch norm ---------------------------------------------------------------------------------
 
 
 class Parameters(NamedTuple):
@@ -238,7 +238,8 @@ class Joint:
 
     def whole(self) -> Tensor:
         """[N, C, H, W] of all pieces."""
-        return _Concatenate.apply(self._whole, *map(self._pieces.__getitem__, sorted(self._pieces)))
+        pieces = [piece for _, piece in sorted(self._pieces.items())]
+        return _Concatenate.apply(self._whole, *pieces)
 
 
 class _Concatenate(torch.autograd.Function):

@@ -199,14 +199,10 @@ def _written(
     return parts, unread
 
 
-def _sampling(graph: Graph, path: str) -> tuple[int, int] | None:
+def _sampling(graph: Graph, path: str) -> tuple[int, ...] | None:
     """Every how many rows and columns of its input's pixels a node is, if it is."""
     node = graph[path]
-    if not isinstance(node, Resize) or node.mode != "nearest":
-        return None
-    (shape,) = graph.input_shapes(path)
-    (down, rest), (across, rest_) = map(divmod, shape[1:], node.size)
-    return (down, across) if down and across and not (rest or rest_) else None
+    return node.strides(*graph.input_shapes(path)) if isinstance(node, Resize) else None
 
 
 def _bounds(node: BatchNorm) -> set[int]:

@@ -3,8 +3,8 @@
 Tensors are rows [rows, C], channels side by side, a row being a step, a sample and a place; step t
 begins at row t·places. They come as an address, where rows have no gaps between them, or as a table
 with a line per tensor: its address, the distance between its rows in values, the first and the end
-of the channels that it has, and which rows: `down`, `across` and `length`, of every so many lines
-of that many rows every so many.
+of the channels that it has, and which rows it has: `down`, `across` and `length`, every `across`th
+of every `down`th line, a line being `length` rows.
 A term of a sum of batch norms has, after the distance, the address of its numbers, lines of which
 lie at the same distance.
 The values of one call are of one type, which a sample stands for; `zero` stands for the type of

@@ -196,9 +196,8 @@ def _resize(node: ir.Resize, module: SpikingModule, x: Tensor) -> Tensor:
         return F.interpolate(
             x, size=node.size, mode={2: "bilinear", 3: "trilinear"}[len(node.size)]
         )
-    ratios = [divmod(old, new) for old, new in zip(x.shape[2:], node.size, strict=True)]
-    if all(rest == 0 for _, rest in ratios):
-        return every(x, tuple(ratio for ratio, _ in ratios))
+    if strides := node.strides(tuple(x.shape[1:])):
+        return every(x, strides)
     for axis, (old, new) in enumerate(zip(x.shape[2:], node.size, strict=True), start=2):
         if old != new:
             x = x.index_select(axis, torch.arange(new, device=x.device) * old // new)

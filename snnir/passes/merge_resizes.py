@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from snnir.ir.graph import Graph
 from snnir.ir.nodes import Conv, Resize
-from snnir.ir.types import Shape
 from snnir.passes.base import Pass
 from snnir.weights import Weights
 
@@ -20,10 +19,11 @@ def merge_resizes(graph: Graph, weights: Weights) -> bool:
     modified = False
     for resize in graph.of_type(Resize):
         (source,) = graph.inputs(resize.path)
-        factor = _factor(graph.shape(source)[1:], resize)
+        strides = set(resize.strides(graph.shape(source)) or ())
         readers = [graph[path] for path in graph.consumers(resize.path)]
-        if factor is None or not all(isinstance(reader, Conv) for reader in readers):
+        if len(strides) != 1 or not all(isinstance(reader, Conv) for reader in readers):
             continue
+        (factor,) = strides
         for reader in readers:
             assert isinstance(reader, Conv)
             update = {
@@ -35,14 +35,6 @@ def merge_resizes(graph: Graph, weights: Weights) -> bool:
         graph.bypass(resize.path)
         modified = True
     return modified
-
-
-def _factor(size: Shape, resize: Resize) -> int | None:
-    """By how much the resize divides every side, if it drops pixels evenly."""
-    factors = {old / new for old, new in zip(size, resize.size, strict=True)}
-    factor = factors.pop()
-    even = not factors and factor.is_integer() and resize.mode == "nearest"
-    return int(factor) if even else None
 
 
 MERGE_RESIZES = Pass("merge_resizes", merge_resizes)

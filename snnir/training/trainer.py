@@ -111,6 +111,7 @@ class Trainer:
         self.task = task_of(module.graph, diversity=config.diversity)
         self.auxiliary_weights = [o.weight for o in module.graph.outputs if o.role == "auxiliary"]
         self.dtype = next(module.parameters()).dtype
+        self.bf16 = config.precision == "bf16"
         self.watch = Watch(module)
         self.epoch = self.step = 0
         self.totals = Totals()
@@ -174,8 +175,8 @@ class Trainer:
         self.module.observer = self.watch.observe if probe else None
         if not probe and not self._fused_before:
             self._fused_before = True
-            bf16 = config.precision == "bf16"
-            if self.module.fuses and fused.must_compile(torch.bfloat16 if bf16 else self.dtype):
+            dtype = torch.bfloat16 if self.bf16 else self.dtype
+            if self.module.fuses and fused.must_compile(dtype):
                 self.say("compiling the training step for this processor, once: half a minute")
         loss, correct = self.loss(*batch)
         self.module.observer = None
@@ -199,8 +200,7 @@ class Trainer:
         *inputs, target = batch
         target = target.to(device)
         count = int(self.processes.total(self.task.counted(target))[0])
-        bf16 = self.config.precision == "bf16"
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
             found = (parallel or self.parallel)(*(x.to(device, self.dtype) for x in inputs))
         output, auxiliary = found if isinstance(found, tuple) else (found, [])
         loss = self.task.loss(output, target)
@@ -262,9 +262,8 @@ class Trainer:
         return record
 
     def _evaluate(self, samples: Samples) -> Evaluation:
-        bf16 = self.config.precision == "bf16"
         return evaluate(
-            torch_predictor(self.module, self.processes.device, bf16=bf16),
+            torch_predictor(self.module, self.processes.device, bf16=self.bf16),
             self._batches(samples, train=False),
             self.task,
             total=self.processes.total,
