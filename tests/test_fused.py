@@ -212,7 +212,7 @@ def test_samples_are_written_alone_and_give_their_gradient(size, strides, channe
     weights = [torch.randn(x.shape, dtype=x.dtype) for x in found]
     for outputs in (found, expected):
         sum((x * w.to(x.dtype)).sum() for x, w in zip(outputs, weights, strict=True)).backward()
-    tolerance = 1e-9 if dtype == torch.float64 else 4e-2
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-2
     for a, b in zip(ours.leaves, theirs.leaves, strict=True):
         assert b.grad.abs().max() > 1e-3
         scale = float(b.grad.abs().max())
@@ -407,6 +407,8 @@ def test_concatenations_that_samples_alone_are_read_of_are_not_written():
 def test_a_step_leaves_nothing_that_only_the_collector_would_free():
     """Memory would grow by a step's at every step until it ran."""
     module = SpikingModule(run_passes(TRAINING, build(genotype("small_space"))).graph)
+    assert module.fuses
+    assert any(part.channels for parts in module._fusion.written.values() for part in parts)
     (node,) = module.graph.network_inputs
     gc.collect()
     gc.disable()
