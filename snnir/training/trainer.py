@@ -111,7 +111,6 @@ class Trainer:
         self.task = task_of(module.graph, diversity=config.diversity)
         self.auxiliary_weights = [o.weight for o in module.graph.outputs if o.role == "auxiliary"]
         self.dtype = next(module.parameters()).dtype
-        self.bf16 = config.precision == "bf16"
         self.watch = Watch(module)
         self.epoch = self.step = 0
         self.totals = Totals()
@@ -145,6 +144,11 @@ class Trainer:
     def seconds(self) -> float:
         """Time spent, earlier parts of the run included."""
         return self.seconds_before + time.perf_counter() - self._started
+
+    @property
+    def bf16(self) -> bool:
+        """Whether passes run under autocast to bf16."""
+        return self.config.precision == "bf16"
 
     def _train_epoch(self) -> None:
         steps = self.steps_per_epoch
