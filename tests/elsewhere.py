@@ -113,10 +113,12 @@ class _Literals(TorchFunctionMode):
 
 @contextmanager
 def elsewhere():
-    """The device exists within."""
+    """The device exists within. Backward passes run in the caller's thread: the one that torch
+    keeps for a device may want Python's lock when Python ends, and then ends the process."""
     with ExitStack() as modes:
         modes.enter_context(_Operations())
         modes.enter_context(_Literals())
+        modes.enter_context(torch.autograd.set_multithreading_enabled(False))
         yield
 
 

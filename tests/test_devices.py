@@ -52,7 +52,7 @@ def python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def on_both(folder: Path, *command: str) -> tuple[Path, Path]:
+def on_both(folder: Path, *command: str, launch: tuple[str, ...] = ()) -> tuple[Path, Path]:
     """The command on the processor and on the second device: the folders it ran in, which get a
     file of what it printed."""
     folders = folder / "cpu", folder / SECOND
@@ -61,7 +61,7 @@ def on_both(folder: Path, *command: str) -> tuple[Path, Path]:
         (place / "net.snn").write_text(NETWORK)
         (place / "space.snn").write_text(SPACE)
         runner = str(TESTS / "elsewhere.py")
-        printed = python(place, runner, *command, "--device", place.name)
+        printed = python(place, *launch, runner, *command, "--device", place.name)
         (place / "printed").write_text(printed)
     return folders
 
@@ -188,6 +188,11 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
     for name in ("cpu", SECOND):
         shutil.copytree(begun, tmp_path / name)
     assert_equal_runs(on_both(tmp_path, *TRAIN, "--resume"), "last.safetensors")
+
+
+def test_two_processes(tmp_path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    assert_equal_runs(on_both(tmp_path, *TRAIN, launch=launch), "last.safetensors")
 
 
 def test_search(tmp_path):

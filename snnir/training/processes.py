@@ -90,7 +90,13 @@ def joined_processes(device: str) -> Iterator[Processes]:
         yield Processes(chosen, rank, count)
     finally:
         if started:
+            _ended.append(dist.group.WORLD)
             dist.destroy_process_group()
+
+
+_ended: list[dist.ProcessGroup | None] = []
+"""Groups that are no longer used. DDP, which the caller may free later, must not hold one last: it
+waits for gloo's threads with Python's lock held, and they take that lock to free a tensor."""
 
 
 def _environment(name: str) -> int:
