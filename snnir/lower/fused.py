@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from torch.autograd.function import once_differentiable
 
 from snnir.errors import SnnirError
 from snnir.ir.nodes import Neuron
+
+if TYPE_CHECKING:
+    from snnir.lower.kernels import Layer
 
 STORED: dict[torch.dtype, Any] = {
     torch.float32: np.float32,
@@ -269,16 +272,6 @@ class Part(NamedTuple):
     """How many are there, if others are beside it."""
 
 
-class Firing(NamedTuple):
-    """How currents become spikes."""
-
-    neuron: Neuron
-    steps: int
-    stepped: bool
-    """Whether x has the rows of all steps, or of one."""
-    parts: Sequence[Part]
-
-
 def fire(
     neuron: Neuron,
     current: Normalised,
@@ -288,11 +281,27 @@ def fire(
 ) -> dict[str, Tensor]:
     """Spikes of a leaky neuron from rest, [T·N, C, H, W], by path; method §1, §3. Parts of what
     more neurons write go to the joints, by path too."""
+    from snnir.lower import kernels
+
     for part in parts:
         if part.channels and part.path not in joints:
             joints[part.path] = Joint(part.channels)
-    how = Firing(neuron, steps, current.stepped, parts)
-    pieces = _Fire.apply(how, current.terms, joints, *(term.x for term in current.terms))
+    xs, norms = [term.x for term in current.terms], [term[1:] for term in current.terms]
+    rows, channels, height, width = xs[0].shape
+    layer = kernels.Layer(
+        _zero(xs[0]),
+        norms[0][0].zero,
+        channels,
+        rows * height * width // (steps if current.stepped else 1),
+        steps,
+        current.stepped,
+        neuron.leak,
+        neuron.v_threshold,
+        kernels.SURROGATES.index(neuron.surrogate),
+        neuron.b,
+        neuron.detach_reset,
+    )
+    pieces = _Fire.apply(layer, norms, parts, joints, *xs)
     spikes = {}
     for part, piece in zip(parts, pieces, strict=True):
         if part.channels:
@@ -308,29 +317,24 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        how: Firing,
-        terms: tuple[Term, ...],
+        layer: Layer,
+        norms: Sequence[tuple[Norm, int]],
+        parts: Sequence[Part],
         joints: Mapping[str, Joint],
         *xs: Tensor,
     ) -> tuple[Tensor, ...]:
         from snnir.lower import kernels
 
-        n, channels, *size = xs[0].shape
-        batch = n // how.steps if how.stepped else n
-        places = batch * size[0] * size[1]
+        dtype, (_, _, height, width) = xs[0].dtype, xs[0].shape
+        images = layer.steps * layer.places // (height * width)
         outs = []
-        for path, (start, stop, down, across), at, joined in how.parts:
-            shape = batch * how.steps, stop - start, size[0] // down, size[1] // across
-            dtype = xs[0].dtype
+        for path, (start, stop, down, across), at, joined in parts:
+            shape = images, stop - start, height // down, width // across
             outs.append(joints[path].memory(at, shape, dtype) if joined else _empty(shape, dtype))
-        neuron, norms = how.neuron, [term[1:] for term in terms]
-        _run(
-            kernels.fire, _terms(xs, norms), _zero(xs[0]), norms[0][0].zero, how.stepped, channels,
-            neuron.leak, neuron.v_threshold, how.steps, places,
-            _table(outs, [part.extent for part in how.parts], size[1]),
-        )  # fmt: skip
+        extents = [part.extent for part in parts]
+        _run(kernels.fire, layer, _terms(xs, norms), _table(outs, extents, width))
         ctx.save_for_backward(*xs)
-        ctx.how, ctx.norms, ctx.places = how, norms, places
+        ctx.layer, ctx.norms, ctx.extents = layer, norms, extents
         ctx.set_materialize_grads(False)
         return tuple(outs)
 
@@ -340,20 +344,15 @@ class _Fire(torch.autograd.Function):
         from snnir.lower import kernels
 
         xs: tuple[Tensor, ...] = ctx.saved_tensors
-        how: Firing = ctx.how
-        neuron = how.neuron
-        received = [_even_rows(x) for x in gradients if x is not None]
-        extents = [
-            part.extent for x, part in zip(gradients, how.parts, strict=True) if x is not None
+        given = [
+            (_even_rows(gradient), extent)
+            for gradient, extent in zip(gradients, ctx.extents, strict=True)
+            if gradient is not None
         ]
+        received = _table([x for x, _ in given], [extent for _, extent in given], xs[0].shape[3])
         current = _empty(xs[0].shape, xs[0].dtype)
-        _run(
-            kernels.backpropagate, _terms(xs, ctx.norms), _zero(xs[0]), ctx.norms[0][0].zero,
-            how.stepped, xs[0].shape[1], neuron.leak, neuron.v_threshold,
-            kernels.SURROGATES.index(neuron.surrogate), neuron.b, neuron.detach_reset, how.steps,
-            ctx.places, _table(received, extents, xs[0].shape[3]), current.data_ptr(),
-        )  # fmt: skip
-        return None, None, None, *[current] * len(xs)
+        _run(kernels.backpropagate, ctx.layer, _terms(xs, ctx.norms), received, current.data_ptr())
+        return None, None, None, None, *[current] * len(xs)
 
 
 # --- calls --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ argument, which lives as long as the call.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.ir as llvm
 import numpy as np
@@ -75,7 +75,8 @@ def compiled(sample: Any) -> bool:
     cache, codegen = backpropagate._cache, backpropagate.targetctx.codegen()
     index = cache._cache_file._load_index()
     return any(
-        key == cache._index_key(key[0], codegen) and key[0][1] == typeof(sample) for key in index
+        key == cache._index_key(key[0], codegen) and key[0][0].types[0] == typeof(sample)
+        for key in index
     )
 
 
@@ -492,6 +493,25 @@ def _spread(
 # --- spikes -------------------------------------------------------------------------------------
 
 
+class Layer(NamedTuple):
+    """Leaky neurons, from rest, on currents of `places` places a step; unless `stepped`, they are
+    the same at every step, and x has the rows of one."""
+
+    sample: Any
+    zero: Any
+    channels: int
+    places: int
+    steps: int
+    stepped: bool
+    leak: float
+    threshold: float
+    surrogate: int
+    """Its place among `SURROGATES`."""
+    b: float
+    """The surrogate's temperature."""
+    detach_reset: bool
+
+
 @_compiled
 def _lines(terms: Array, kind: int, channels: int) -> Array:
     """A line of each term's numbers, [terms, C]."""
@@ -513,56 +533,39 @@ def _shift(terms: Array, channels: int) -> Array:
 
 
 @_parallel
-def fire(
-    terms: Array,
-    sample: Any,
-    zero: Any,
-    stepped: bool,
-    channels: int,
-    leak: float,
-    threshold: float,
-    steps: int,
-    places: int,
-    outs: Array,
-) -> None:
-    """Spikes of leaky neurons, from rest, on the currents Σ scale·x + shift, into each of `outs`;
-    unless `stepped`, x has the rows of one step."""
+def fire(layer: Layer, terms: Array, outs: Array) -> None:
+    """Spikes of the currents Σ scale·x + shift, into each of `outs`."""
+    channels, zero = layer.channels, layer.zero
     width = max(1, _TILE // channels)
-    tiles = (places + width - 1) // width
+    tiles = (layer.places + width - 1) // width
     pieces = min(tiles, _PIECES)
     scales = _repeated(_lines(terms, SCALE, channels), width, zero)
     shift = _repeated(_shift(terms, channels), width, zero)
     # lines of current and membrane, of spikes and copies of the terms' x
-    line = 2 * _size(zero) + (1 + len(terms)) * _size(sample)
+    line = 2 * _size(zero) + (1 + len(terms)) * _size(layer.sample)
     scratch = np.empty((pieces, line * width * channels), np.uint8)
     for piece in prange(pieces):
-        _fire(
-            scratch[piece], terms, sample, stepped, scales, shift, leak, threshold, steps, places,
-            outs, channels, piece * tiles // pieces, (piece + 1) * tiles // pieces,
-        )  # fmt: skip
+        begin, end = piece * tiles // pieces, (piece + 1) * tiles // pieces
+        _fire(scratch[piece], layer, terms, scales, shift, outs, begin, end)
 
 
 @_compiled
 def _fire(
     scratch: Array,
+    layer: Layer,
     terms: Array,
-    sample: Any,
-    stepped: bool,
     scales: Array,
     shift: Array,
-    leak: float,
-    threshold: float,
-    steps: int,
-    places: int,
     outs: Array,
-    channels: int,
     tile: int,
     end: int,
 ) -> None:
+    """Those of tiles of some places each."""
+    sample, zero, channels, places = layer.sample, layer.zero, layer.channels, layer.places
     size = scales.shape[1]
     width = size // channels
     number = scales.dtype.type
-    zero, leak_, threshold_ = number(0), number(leak), number(threshold)
+    leak, threshold = number(layer.leak), number(layer.threshold)
     current = _address(scratch)
     v = current + size * _size(zero)
     spikes = v + size * _size(zero)
@@ -572,38 +575,35 @@ def _fire(
     for first in range(tile * width, end * width, width):
         count = min(places - first, width)
         _fill(v, count * channels, zero)
-        for t in range(steps):
+        for t in range(layer.steps):
             row = t * places + first
-            if t == 0 or stepped:
-                soon = row + places if stepped and t < steps - 1 else first + width
-                _currents(
-                    terms, sample, row, soon, count, channels, scales, shift, current, copies,
-                    where,
-                )  # fmt: skip
+            if t == 0 or layer.stepped:
+                _currents(layer, terms, t, first, count, scales, shift, current, copies, where)
             y = outs[0, 0] + row * channels * _size(sample) if alone else spikes
-            _step(leak_, threshold_, count * channels, current, v, y, sample)
+            _step(leak, threshold, count * channels, current, v, y, sample)
             if not alone:
                 _divide(y, row, count, channels, _size(sample), outs)
 
 
 @_compiled
 def _currents(
+    layer: Layer,
     terms: Array,
-    sample: Any,
-    row: int,
-    soon: int,
+    t: int,
+    first: int,
     count: int,
-    channels: int,
     scales: Array,
     shift: Array,
     current: int,
     copies: int,
     where: Array,
 ) -> None:
-    """Σ scale·x + shift of the rows from `row`, those from `soon` coming next. `where` becomes each
-    x's address without gaps between rows: where they lie, or `copies` after copying them there."""
+    """Σ scale·x + shift of a step's places from the `first`. `where` becomes each x's address
+    without gaps between rows: where they lie, or `copies` after copying them there."""
+    sample, zero, channels = layer.sample, layer.zero, layer.channels
     values, line, size = count * channels, scales.shape[1], _size(sample)
-    zero = scales.dtype.type(0)
+    row = t * layer.places + first
+    soon = row + layer.places if layer.stepped and t < layer.steps - 1 else first + line // channels
     shift_, y = _values(_address(shift), 0, line, zero), _values(current, 0, values, zero)
     for i in range(len(terms)):
         _fetch(terms[i], soon, count, channels, size)
@@ -641,40 +641,26 @@ def _step(
 
 
 @_parallel
-def backpropagate(
-    terms: Array,
-    sample: Any,
-    zero: Any,
-    stepped: bool,
-    channels: int,
-    leak: float,
-    threshold: float,
-    surrogate: int,
-    b: float,
-    detach_reset: bool,
-    steps: int,
-    places: int,
-    gradients: Array,
-    out: int,
-) -> None:
+def backpropagate(layer: Layer, terms: Array, gradients: Array, out: int) -> None:
     """From the gradients of spikes to those of the currents, into rows [rows, C] at the address
     `out`: of each step, or unless `stepped` their sum. The sums of these go to the terms' TOTAL and
     PRODUCT."""
+    channels, zero, steps = layer.channels, layer.zero, layer.steps
     width = max(1, _TILE // channels)
-    tiles = (places + width - 1) // width
+    tiles = (layer.places + width - 1) // width
     pieces = min(tiles, _PIECES)
     scales = _repeated(_lines(terms, SCALE, channels), width, zero)
     shift = _repeated(_shift(terms, channels), width, zero)
     means = _repeated(_lines(terms, MEAN, channels), width, zero)
     sums = np.full((pieces, 1 + len(terms), channels), zero)
     # three lines, and of each step the membrane, the spike's slope and copies of the terms' x
-    line = (3 + 2 * steps) * _size(zero) + steps * len(terms) * _size(sample)
+    line = (3 + 2 * steps) * _size(zero) + steps * len(terms) * _size(layer.sample)
     scratch = np.empty((pieces, line * width * channels), np.uint8)
     for piece in prange(pieces):
+        begin, end = piece * tiles // pieces, (piece + 1) * tiles // pieces
         _backpropagate(
-            scratch[piece], terms, sample, stepped, scales, shift, means, leak,
-            threshold, surrogate, b, detach_reset, steps, places, gradients, out, channels,
-            piece * tiles // pieces, (piece + 1) * tiles // pieces, sums[piece],
+            scratch[piece], layer, terms, scales, shift, means, gradients, out, begin, end,
+            sums[piece],
         )  # fmt: skip
     for i in range(len(terms)):
         address, line = terms[i, 2], terms[i, 1]
@@ -691,32 +677,26 @@ def backpropagate(
 @_compiled
 def _backpropagate(
     scratch: Array,
+    layer: Layer,
     terms: Array,
-    sample: Any,
-    stepped: bool,
     scales: Array,
     shift: Array,
     means: Array,
-    leak: float,
-    threshold: float,
-    surrogate: int,
-    b: float,
-    detach_reset: bool,
-    steps: int,
-    places: int,
     gradients: Array,
     out: int,
-    channels: int,
     tile: int,
     end: int,
     sums: Array,
 ) -> None:
+    """Those of tiles of some places each."""
     _use_widest_vectors()
+    sample, zero, channels, places = layer.sample, layer.zero, layer.channels, layer.places
+    steps, stepped = layer.steps, layer.stepped
     size = scales.shape[1]
     width = size // channels
     number = scales.dtype.type
-    zero, leak_, threshold_ = number(0), number(leak), number(threshold)
-    height = number(b / (2 * math.tanh(b / 2)))
+    leak, threshold = number(layer.leak), number(layer.threshold)
+    height = number(layer.b / (2 * math.tanh(layer.b / 2)))
     line = size * _size(zero)
     given = _address(scratch)
     gradient = given + line
@@ -732,18 +712,14 @@ def _backpropagate(
         for t in range(steps):
             now = u + t * line
             if t == 0 or stepped:
-                row = t * places + first
-                soon = row + places if stepped and t < steps - 1 else first + width
-                _currents(
-                    terms, sample, row, soon, count, channels, scales, shift, now,
-                    copies + t * len(terms) * size * _size(sample), where[t],
-                )  # fmt: skip
+                copy = copies + t * len(terms) * size * _size(sample)
+                _currents(layer, terms, t, first, count, scales, shift, now, copy, where[t])
                 if not stepped:
                     _store(now, zero, summed, values, zero)
             else:
                 _store(summed, zero, now, values, zero)
-            _leak(leak_, threshold_, values, now - line if t else 0, now, given)
-            slopes(surrogate, b, height, values, given, slope + t * line)
+            _leak(leak, threshold, values, now - line if t else 0, now, given)
+            slopes(layer.surrogate, layer.b, height, values, given, slope + t * line)
         _fill(gradient, values, zero)
         _fill(summed, values, zero)
         for t in range(steps - 1, -1, -1):
@@ -752,7 +728,7 @@ def _backpropagate(
             _fill(given, values, zero)
             _gather(gradients, row, soon, count, channels, sample, given, zero)
             _recur(
-                leak_, threshold_, detach_reset, values, given, slope + t * line, u + t * line,
+                leak, threshold, layer.detach_reset, values, given, slope + t * line, u + t * line,
                 gradient,
             )  # fmt: skip
             found = gradient
