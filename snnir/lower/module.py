@@ -299,7 +299,10 @@ def _present(
 def _tensor(weights: Mapping[str, np.ndarray] | None, initial: Weights, name: str) -> Tensor:
     array = initial[name] if weights is None or name not in weights else weights[name]
     tensor = torch.from_numpy(np.array(array))
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+    if tensor.dim() != 4:
+        return tensor
+    # contiguous() would leave a 1x1 kernel its strides, which its gradient then has not (DDP warns)
+    return torch.empty_like(tensor, memory_format=torch.channels_last).copy_(tensor)
 
 
 def _partition(graph: Graph, node: Node) -> list[Slice]:

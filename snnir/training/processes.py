@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ class Processes:
     device: torch.device
     rank: int = 0
     count: int = 1
+    _parallel: list[DistributedDataParallel] = field(default_factory=list, repr=False)
 
     @property
     def first(self) -> bool:
@@ -34,7 +36,9 @@ class Processes:
         if self.count == 1:
             return module
         module.synchronised = True
-        return DistributedDataParallel(module, forward_sync_buffers=False)
+        parallel = DistributedDataParallel(module, forward_sync_buffers=False)
+        self._parallel.append(parallel)
+        return parallel
 
     def total(self, *values: float) -> list[float]:
         """The sums over the processes."""
@@ -66,6 +70,15 @@ class Processes:
         dist.all_reduce(tensor, how)
         return tensor.tolist()
 
+    def _end(self) -> None:
+        """Leave the group and wait for its threads: they take Python's lock to free a tensor, which
+        after Python's end aborts the process. DDP lets go of the group first, since as the last to
+        hold it it would wait with the lock held."""
+        for parallel in self._parallel:
+            del parallel.logger, parallel.reducer, parallel.process_group
+        self._parallel.clear()
+        dist.destroy_process_group()
+
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
@@ -85,18 +98,15 @@ def joined_processes(device: str) -> Iterator[Processes]:
         return
     started = not dist.is_initialized()
     if started:
+        # before there is a group: DDP imports it, and its functions' defaults would hold the group
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    processes = Processes(chosen, rank, count)
     try:
-        yield Processes(chosen, rank, count)
+        yield processes
     finally:
         if started:
-            _ended.append(dist.group.WORLD)
-            dist.destroy_process_group()
-
-
-_ended: list[dist.ProcessGroup | None] = []
-"""Groups that are no longer used. DDP, which the caller may free later, must not hold one last: it
-waits for gloo's threads with Python's lock held, and they take that lock to free a tensor."""
+            processes._end()
 
 
 def _environment(name: str) -> int:
