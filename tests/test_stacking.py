@@ -127,6 +127,15 @@ def test_merged_layers_train_like_separate_ones():
         torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-9, msg=name)
 
 
+def test_gradients_lie_in_memory_as_their_parameters_do():
+    """Others DDP copies, and warns."""
+    module, inputs = network(dtype=torch.float32)
+    loss_of(module, inputs).backward()
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in module.named_parameters()}
+    assert any(p.shape[2:] == (1, 1) for p in module.parameters())
+    assert {name: s for name, s in strides.items() if s[0] != s[1]} == {}
+
+
 def test_running_statistics_of_a_merged_batch_norm_are_written_through():
     module, inputs = network()
     node, _ = merged(module, BatchNorm)

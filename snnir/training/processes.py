@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ class Processes:
     device: torch.device
     rank: int = 0
     count: int = 1
-    _parallel: list[DistributedDataParallel] = field(default_factory=list, repr=False)
+    _parallel: WeakSet[DistributedDataParallel] = field(default_factory=WeakSet, repr=False)
 
     @property
     def first(self) -> bool:
@@ -37,7 +38,7 @@ class Processes:
             return module
         module.synchronised = True
         parallel = DistributedDataParallel(module, forward_sync_buffers=False)
-        self._parallel.append(parallel)
+        self._parallel.add(parallel)
         return parallel
 
     def total(self, *values: float) -> list[float]:
@@ -76,7 +77,6 @@ class Processes:
         hold it it would wait with the lock held."""
         for parallel in self._parallel:
             del parallel.logger, parallel.reducer, parallel.process_group
-        self._parallel.clear()
         dist.destroy_process_group()
 
 
