@@ -71,13 +71,12 @@ class Processes:
         dist.all_reduce(tensor, how)
         return tensor.tolist()
 
-    def _end(self) -> None:
-        """Leave the group and wait for its threads: they take Python's lock to free a tensor, which
-        after Python's end aborts the process. DDP lets go of the group first, since as the last to
-        hold it it would wait with the lock held."""
+    def _let_go(self) -> None:
+        """Make DDP, which may live on, let go of the group. The group's threads take Python's lock
+        to free a tensor: whoever is last to hold it waits for them, DDP with the lock held. Were it
+        held to Python's end, they would abort the process."""
         for parallel in self._parallel:
             del parallel.logger, parallel.reducer, parallel.process_group
-        dist.destroy_process_group()
 
 
 @contextmanager
@@ -105,8 +104,9 @@ def joined_processes(device: str) -> Iterator[Processes]:
     try:
         yield processes
     finally:
+        processes._let_go()
         if started:
-            processes._end()
+            dist.destroy_process_group()
 
 
 def _environment(name: str) -> int:
