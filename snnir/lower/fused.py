@@ -289,17 +289,17 @@ def fire(
     xs, norms = [term.x for term in current.terms], [term[1:] for term in current.terms]
     rows, channels, height, width = xs[0].shape
     layer = kernels.Layer(
-        _zero(xs[0]),
-        norms[0][0].zero,
-        channels,
-        rows * height * width // (steps if current.stepped else 1),
-        steps,
-        current.stepped,
-        neuron.leak,
-        neuron.v_threshold,
-        kernels.SURROGATES.index(neuron.surrogate),
-        neuron.b,
-        neuron.detach_reset,
+        sample=_zero(xs[0]),
+        zero=norms[0][0].zero,
+        channels=channels,
+        places=rows * height * width // (steps if current.stepped else 1),
+        steps=steps,
+        stepped=current.stepped,
+        leak=neuron.leak,
+        threshold=neuron.v_threshold,
+        surrogate=kernels.SURROGATES.index(neuron.surrogate),
+        b=neuron.b,
+        detach_reset=neuron.detach_reset,
     )
     pieces = _Fire.apply(layer, norms, parts, joints, *xs)
     spikes = {}

@@ -560,7 +560,7 @@ def _fire(
     tile: int,
     end: int,
 ) -> None:
-    """Those of tiles of some places each."""
+    """Those of the tiles from `tile` to `end`."""
     sample, zero, channels, places = layer.sample, layer.zero, layer.channels, layer.places
     size = scales.shape[1]
     width = size // channels
@@ -688,7 +688,7 @@ def _backpropagate(
     end: int,
     sums: Array,
 ) -> None:
-    """Those of tiles of some places each."""
+    """Those of the tiles from `tile` to `end`."""
     _use_widest_vectors()
     sample, zero, channels, places = layer.sample, layer.zero, layer.channels, layer.places
     steps, stepped = layer.steps, layer.stepped
